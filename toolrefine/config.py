@@ -1,0 +1,257 @@
+"""One frozen config tree, read from a TOML recipe and key=value overrides."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from toolrefine.errors import ConfigError
+from toolrefine.types import Record
+
+
+class PromptConfig(Record):
+    """How a conversation becomes a prompt, and text becomes calls."""
+
+    style: Literal["template", "system"] = "template"
+    """template: tools and calls go through the model's chat template. system: tools are listed in
+    the system message and calls written as text, for models whose template knows no tools."""
+    format: Literal["auto", "pythonic", "hermes", "llama3_json"] = "auto"
+    """Wire format of the calls. auto: found by rendering a call through the template; pythonic under style = system."""
+    template_kwargs: dict[str, Any] = {}
+    """Passed to the chat template, such as {enable_thinking = false}."""
+    no_call_text: str = "None of the tools fits this request."
+    """Target text of samples that call no tool and bring no text of their own."""
+    refine: str = "Check your answer. Repeat it if it is right, otherwise correct it."
+    """The user turn that asks for a refinement."""
+
+
+class FileDataset(Record):
+    """Samples from a local file or from the Hugging Face hub."""
+
+    format: Literal["canonical", "openai", "toolace", "xlam"]
+    source: str
+    """Path of a .json, .jsonl or .jsonl.gz file, or hub:OWNER/NAME."""
+    name: str = ""
+    """Label in reports; the file's or data set's own name by default."""
+    split: str = "train"
+    """Split to read from the hub."""
+    offset: int = Field(default=0, ge=0)
+    """Rows to skip."""
+    limit: int | None = Field(default=None, ge=1)
+    """Rows to read after the offset."""
+
+
+class ToolworldDataset(Record):
+    """Samples from the built-in generator."""
+
+    format: Literal["toolworld"]
+    domain: str
+    """A domain of toolrefine.datasets.toolworld, or spliced-N for a generated one."""
+    size: int = Field(ge=1)
+    seed: int = 0
+    name: str = ""
+    """Label in reports; the domain by default."""
+    wrong_label_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the targets to make wrong in the ways real labels are."""
+
+
+Dataset = Annotated[FileDataset | ToolworldDataset, Field(discriminator="format")]
+
+
+class EngineConfig(Record):
+    """What samples completions."""
+
+    kind: Literal["transformers"] = "transformers"
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 on a CPU."""
+    max_batch_rows: int = Field(default=128, ge=1)
+    """Sequences decoded at once."""
+    trust_remote_code: bool = False
+    """Run code that a model repository brings. Off unless you trust its author."""
+
+
+class RolloutConfig(Record):
+    """k completions a sample."""
+
+    k: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, gt=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(default=512, ge=1)
+    chunk_size: int = Field(default=64, ge=1)
+    """Samples worked on and written together: what a kill can cost at most."""
+
+
+class SelectionConfig(Record):
+    """Which samples are trained on."""
+
+    policy: Literal["solvable", "frontier", "all"] = "solvable"
+    """solvable: pass@k > 0. frontier: solvable and not mastered. all: everything."""
+    mastered_rate: float = Field(default=1.0, gt=0.0, le=1.0)
+    """frontier drops a sample whose pass_rate reaches this."""
+    stop_when_stalled: bool = True
+    """End the loop when no more samples are solvable than in the iteration before."""
+    suspect_agreement: float = Field(default=0.75, gt=0.0, le=1.0)
+    """Share of completions that must agree on one answer against the label to make it a suspect."""
+
+
+class CorpusConfig(Record):
+    """Direct and refinement examples."""
+
+    refine_per_sample: int = Field(default=1, ge=0)
+    """Refinement examples a selected sample, at most; 0 trains on direct examples alone."""
+    right_draft_share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of refinement examples whose draft is already right (A1 = A)."""
+
+
+class LoraConfig(Record):
+    """Low-rank adapters (arXiv 2106.09685)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class SftConfig(Record):
+    """Supervised fine-tuning."""
+
+    restart: bool = False
+    """Train each iteration from the base instead of from the last iteration's model."""
+    lora: LoraConfig | None = None
+    """Absent: all weights are trained."""
+    learning_rate: float = Field(default=1e-5, gt=0.0)
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    batch_size: int = Field(default=16, ge=1)
+    """Examples a device and step."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    num_epochs: float = Field(default=1.0, gt=0.0)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps an iteration; overrides num_epochs."""
+    max_length: int = Field(default=4096, ge=16)
+    """Examples with more tokens are left out and counted."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Weights: auto is bfloat16 for LoRA on a GPU, else float32 (with bfloat16 autocast on a GPU)."""
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = Field(default=200, ge=1)
+    """Steps between the checkpoints from which a killed training goes on."""
+    report_to: tuple[str, ...] = ()
+    """Trackers of the Hugging Face Trainer, such as wandb or tensorboard."""
+    trust_remote_code: bool = False
+
+
+class RefinementConfig(Record):
+    """Adaptive self-refinement at inference."""
+
+    max_rounds: int = Field(default=2, ge=0)
+    """Refinement rounds after the draft, at most; 0 turns refinement off."""
+
+
+class EvaluationConfig(Record):
+    """Held-out measurement after each iteration, greedy."""
+
+    datasets: tuple[Dataset, ...] = ()
+    max_new_tokens: int = Field(default=512, ge=1)
+    chunk_size: int = Field(default=128, ge=1)
+    """Samples worked on and written together."""
+
+
+class Config(Record):
+    """A whole run."""
+
+    model: str
+    """nano, a folder, or a hub name: M_0."""
+    run: str = ""
+    """Folder of the run; runs/RECIPE by default."""
+    seed: int = 0
+    num_iterations: int = Field(default=3, ge=1)
+    baseline: bool = False
+    """Also train M_0 on every sample and label, with as many optimizer steps as the iterations took."""
+    datasets: tuple[Dataset, ...] = Field(min_length=1)
+    prompt: PromptConfig = PromptConfig()
+    engine: EngineConfig = EngineConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    selection: SelectionConfig = SelectionConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    sft: SftConfig = SftConfig()
+    refinement: RefinementConfig = RefinementConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply key=value overrides such as rollout.k=16 or datasets.0.size=500.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown, or a value does not fit.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; the ones that come with toolrefine are in recipes/") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    for override in overrides:
+        apply_override(tree, override)
+    tree.setdefault("run", f"runs/{path.stem}")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {describe(error)}") from None
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one key=value in a config tree; the value is TOML, or else a plain string.
+
+    Raises:
+        ConfigError: not of the form key=value, or the key leads through something that is no table.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{override!r}: an override has the form key=value, such as rollout.k=16")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    node: Any = tree
+    for part in parents:
+        node = _descend(node, part, key)
+    if isinstance(node, list):
+        _descend(node, last, key)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"{key}: {parents[-1]} is a plain value and has no keys of its own")
+
+
+def _descend(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    if isinstance(node, list):
+        if part.isdecimal() and int(part) < len(node):
+            return node[int(part)]
+        raise ConfigError(f"{key}: {part} is no index into a list of {len(node)}; indices start at 0")
+    raise ConfigError(f"{key}: {part} is below a plain value")
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one sentence a finding: where, what, and what was given."""
+    findings = []
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"]) or "the whole"
+        if item["type"] == "extra_forbidden":
+            findings.append(f"{where}: unknown key")
+        elif item["type"] == "missing":
+            findings.append(f"{where}: missing")
+        else:
+            findings.append(f"{where}: {item['msg'].lower()}, not {str(item['input'])[:80]!r}")
+    return "; ".join(findings)

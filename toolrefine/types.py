@@ -1,0 +1,233 @@
+"""The records that every layer speaks: frozen, strict about unknown fields, one JSON object each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Tool(Record):
+    """A tool that the model may call."""
+
+    name: str
+    """Unique within one sample."""
+    description: str = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    """JSON Schema (2020-12) of the arguments object."""
+
+
+class ToolCall(Record):
+    """One call of one tool."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    """Argument name -> JSON value."""
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Only on assistant turns."""
+    tool_call_id: str | None = None
+    """Only on tool turns: which call this is the result of."""
+
+
+class Sample(Record):
+    """A dataset row: a conversation, the tools at hand and the gold assistant turn."""
+
+    id: str
+    """Unique within a pool."""
+    messages: tuple[Message, ...]
+    """The conversation up to the turn to predict."""
+    tools: tuple[Tool, ...]
+    target: Message
+    """Gold assistant turn: calls, or text when no tool applies."""
+    source: str = ""
+    meta: dict[str, Any] = {}
+    """Free-form facts about the row; never read by the method itself."""
+
+    @property
+    def kind(self) -> Literal["single", "parallel", "no_call"]:
+        """How many calls the target makes: one, several or none."""
+        match len(self.target.tool_calls):
+            case 0:
+                return "no_call"
+            case 1:
+                return "single"
+            case _:
+                return "parallel"
+
+
+class Prompt(Record):
+    """What an engine is asked to complete."""
+
+    id: str
+    """Seeds the sampling noise, so it must be stable between attempts."""
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+
+
+class Outcome(StrEnum):
+    """What a completion turned out to be."""
+
+    CALLS = "calls"
+    NO_CALL = "no_call"
+    MALFORMED = "malformed"
+    """It set out to call a tool, but cannot be read as calls."""
+    TRUNCATED = "truncated"
+    """It ended at the token limit; calls holds those that were complete."""
+
+
+class Completion(Record):
+    """One output of a model, parsed."""
+
+    text: str
+    """Raw text without the end-of-turn token."""
+    calls: tuple[ToolCall, ...] = ()
+    outcome: Outcome
+    num_tokens: int
+    """Sampled tokens, the end-of-turn token included."""
+    mean_logprob: float
+    """Mean natural log-probability of those tokens at temperature 1."""
+
+    def as_message(self) -> Message:
+        """The completion as an assistant turn: its calls where it has any, else its raw text."""
+        if self.outcome is Outcome.CALLS:
+            return Message(role="assistant", tool_calls=self.calls)
+        return Message(role="assistant", content=self.text)
+
+
+class Reason(StrEnum):
+    """Why a prediction is right or wrong."""
+
+    OK = "ok"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+    UNEXPECTED_CALL = "unexpected_call"
+    """A call where the target makes none."""
+    MISSING_CALL = "missing_call"
+    """No call where the target makes some."""
+    WRONG_COUNT = "wrong_count"
+    WRONG_NAME = "wrong_name"
+    MISSING_ARG = "missing_arg"
+    EXTRA_ARG = "extra_arg"
+    WRONG_TYPE = "wrong_type"
+    WRONG_VALUE = "wrong_value"
+
+
+class Score(Record):
+    """The verdict on one completion."""
+
+    correct: bool
+    reason: Reason
+
+
+class Group(Record):
+    """The k scored completions of one sample."""
+
+    sample_id: str
+    completions: tuple[Completion, ...]
+    scores: tuple[Score, ...]
+    """Same length and order as completions."""
+
+    @property
+    def n(self) -> int:
+        """Number of completions."""
+        return len(self.completions)
+
+    @property
+    def num_correct(self) -> int:
+        """Number of correct completions, c."""
+        return sum(score.correct for score in self.scores)
+
+
+class Selected(Record):
+    """A sample chosen for training, with the evidence for it."""
+
+    sample_id: str
+    n: int
+    num_correct: int
+    pass_at_k: float
+    """Unbiased pass@k with k = n (arXiv 2107.03374, equation 1)."""
+    pass_rate: float
+    """num_correct / n."""
+
+
+class Suspect(Record):
+    """A sample whose label the model contradicts while agreeing with itself."""
+
+    sample_id: str
+    label: Message
+    """The target as given."""
+    answer: Message
+    """The answer that the model agrees on."""
+    agreement: float
+    """Share of the completions that give exactly this answer."""
+    meta: dict[str, Any] = {}
+    """Copied from the sample."""
+
+
+class Example(Record):
+    """One training example: a conversation and the turn to learn."""
+
+    id: str
+    sample_id: str
+    kind: Literal["direct", "refine"]
+    draft_correct: bool | None = None
+    """Only on refinement examples: whether the draft shown was already right."""
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    target: Message
+
+
+class StopReason(StrEnum):
+    """Why adaptive refinement stopped."""
+
+    UNCHANGED = "unchanged"
+    """Two consecutive answers are the same calls (arXiv 2504.01400, algorithm 1)."""
+    SEEN_BEFORE = "seen_before"
+    """The answer equals an earlier one that is not the previous: an oscillation."""
+    GATED = "gated"
+    """The policy chose not to refine this draft."""
+    MAX_ROUNDS = "max_rounds"
+
+
+class Refinement(Record):
+    """The draft and the refinement rounds of one prompt."""
+
+    prompt_id: str
+    rounds: tuple[Completion, ...]
+    """rounds[0] is the draft, rounds[-1] the final answer."""
+    stop_reason: StopReason
+
+    @property
+    def draft(self) -> Completion:
+        """The first answer."""
+        return self.rounds[0]
+
+    @property
+    def final(self) -> Completion:
+        """The last answer."""
+        return self.rounds[-1]
+
+
+class Checkpoint(Record):
+    """A model to load: a base, with an adapter on top where there is one."""
+
+    model: str
+    """Folder, hub name, or nano."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter for model."""
+    iteration: int = 0
+    """0 for the base, M_0."""
