@@ -231,3 +231,14 @@ class Checkpoint(Record):
     """Folder of a PEFT adapter for model."""
     iteration: int = 0
     """0 for the base, M_0."""
+
+
+class EvalItem(Record):
+    """One held-out sample, answered and scored."""
+
+    sample_id: str
+    kind: Literal["single", "parallel", "no_call"]
+    refinement: Refinement
+    """A draft alone where refinement is off."""
+    scores: tuple[Score, ...]
+    """One a round, scores[0] for the draft."""
