@@ -1,0 +1,326 @@
+"""Train nano, the small base model that toolrefine ships, from scratch on a CPU.
+
+    python scripts/train_nano.py --minutes 50 --out build/nano [--real ../shared/data/train.jsonl.gz]
+
+It learns from tool-world domains that the demo never uses, from endless made-up domains, and, where --real names a
+canonical file, from its first rows (recipes/real.toml trains on later ones). The learning rate follows the clock:
+warm up, hold, then fall to zero over the last part of the time. Killed, the same command goes on from the newest
+checkpoint; --publish copies the result over toolrefine/nano.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from toolrefine.config import PromptConfig
+from toolrefine.datasets.toolworld import generate
+from toolrefine.datasets.toolworld_domains import get_domain
+from toolrefine.datasets.toolworld_labels import make_wrong
+from toolrefine.formats import get_format
+from toolrefine.nano import NANO_DIR
+from toolrefine.types import Message, Sample, Tool, ToolCall
+
+TRAIN_DOMAINS = ["dining", "travel", "smarthome", "finance", "clinic", "logistics", "music", "office", "farm"]
+HELD_OUT_DOMAINS = ["museum", "observatory"]
+REAL_ROWS = 8_000
+ROLES = ["<|tools|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
+VOCABULARY = 512
+MAX_TOKENS = 640
+BATCH_TOKENS = 6_144
+SHARD = 384
+REFINE_SHARE = 0.2
+EASY_SHARDS = 24
+PROMPT = PromptConfig()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    real = read_real(arguments.real) if arguments.real else []
+    tokenizer = load_or_train_tokenizer(arguments.out, real)
+    state_path = arguments.out / "state.pt"
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(model_config(tokenizer))
+    optimizers = build_optimizers(model)
+    step = shard = num_tokens = 0
+    elapsed = 0.0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, shard, num_tokens, elapsed = state["step"], state["shard"], state["num_tokens"], state["elapsed"]
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {step}", flush=True)
+    loader = DataLoader(Batches(tokenizer, real, shard), batch_size=None, num_workers=1, prefetch_factor=16)
+    budget = arguments.minutes * 60
+    started = time.monotonic() - elapsed
+    saved_at = elapsed
+    losses: list[float] = []
+    for shard, ids, labels in loader:  # noqa: B007 - the shard goes into the checkpoint
+        elapsed = time.monotonic() - started
+        scale = learning_rate_scale(step, elapsed / budget)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * scale
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+            wanted = labels[:, 1:] != -100
+            logits = model.lm_head(hidden[wanted])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        num_tokens += ids.numel()
+        losses.append(loss.item())
+        if step % 100 == 0:
+            print(f"{elapsed:6.0f} s  step {step}  {num_tokens / 1e6:.1f} M tokens  loss {sum(losses[-100:]) / 100:.4f}", flush=True)
+        finished = elapsed >= budget
+        if finished or elapsed - saved_at > 240:
+            saved_at = elapsed
+            scores = {name: evaluate(model, tokenizer, name) for name in HELD_OUT_DOMAINS}
+            record = {"step": step, "tokens": num_tokens, "seconds": round(elapsed), "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4), "exact_match": scores}
+            print(json.dumps(record), flush=True)
+            with (arguments.out / "curve.jsonl").open("a") as curve:
+                curve.write(json.dumps(record) + "\n")
+            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "shard": shard, "num_tokens": num_tokens, "elapsed": time.monotonic() - started}
+            torch.save(state, state_path.with_suffix(".partial"))
+            state_path.with_suffix(".partial").replace(state_path)
+            model.to(torch.float32).save_pretrained(arguments.out)
+            tokenizer.save_pretrained(arguments.out)
+            started += time.monotonic() - started - elapsed  # evaluation is not training time
+        if finished:
+            break
+    if arguments.publish:
+        for name in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "curve.jsonl"):
+            shutil.copy(arguments.out / name, NANO_DIR / name)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=50)
+    parser.add_argument("--out", type=Path, default=Path("build/nano"))
+    parser.add_argument("--real", type=Path)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--publish", action="store_true")
+    return parser.parse_args()
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+
+
+def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon drives the matrices, AdamW embeddings and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    muon = torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01)
+    adamw = torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer in (muon, adamw):
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return [muon, adamw]
+
+
+def learning_rate_scale(step: int, progress: float) -> float:
+    """Warm-up over 100 steps, constant, then a cosine to zero over the last 40 % of the time."""
+    warm = min(1.0, (step + 1) / 100)
+    fall = max(0.0, (progress - 0.6) / 0.4)
+    return warm * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
+
+
+def read_real(path: Path) -> list[Sample]:
+    samples = []
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in islice(lines, REAL_ROWS):
+            row = json.loads(line)
+            messages = [real_message(m) for m in row["messages"]]
+            tools = tuple(Tool(**t["function"]) for t in row["tools"])
+            calls = tuple(ToolCall(**c) for c in row["target"])
+            target = Message(role="assistant", tool_calls=calls, content="" if calls else PROMPT.no_call_text)
+            samples.append(Sample(id=row["id"], messages=tuple(messages), tools=tools, target=target))
+    return samples
+
+
+def real_message(message: dict[str, Any]) -> Message:
+    calls = [c["function"] for c in message.get("tool_calls") or []]
+    return Message(
+        role=message["role"],
+        content=message.get("content") or "",
+        tool_calls=tuple(ToolCall(name=c["name"], arguments=json.loads(c["arguments"])) for c in calls),
+    )
+
+
+def load_or_train_tokenizer(out: Path, real: list[Sample]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of a few hundred tokens; words, single digits, blanks and punctuation never share a token."""
+    if (out / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(out)
+    tokenizer = Tokenizer(models.BPE())
+    pieces = Regex(r"\p{Lu}?\p{Ll}+|\p{Lu}+|\p{N}|\s|[^\p{L}\p{N}\s]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|end|>", *ROLES]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    samples = [s for d in TRAIN_DOMAINS for s in generate(d, 300, 1)]
+    samples += [s for n in range(300) for s in generate(f"spliced-{n}", 5, 1)] + real[:3000]
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    bare.chat_template = (NANO_DIR / "chat_template.jinja").read_text()
+    tokenizer.train_from_iterator((render(bare, s.messages, s.tools, s.target)[1] for s in samples), trainer)
+    trained = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", additional_special_tokens=ROLES, model_max_length=4096
+    )
+    trained.chat_template = bare.chat_template
+    trained.save_pretrained(out)
+    return trained
+
+
+def render(tokenizer: PreTrainedTokenizerFast, messages: Any, tools: Any, target: Message) -> tuple[str, str]:
+    """The prompt and the target turn as text."""
+
+    def turn(m: Message) -> dict[str, Any]:
+        calls = [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in m.tool_calls]
+        return {"role": m.role, "content": m.content, **({"tool_calls": calls} if calls else {})}
+
+    functions = [{"type": "function", "function": t.model_dump()} for t in tools]
+    turns = [turn(m) for m in messages]
+    prompt = tokenizer.apply_chat_template(turns, tools=functions, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*turns, turn(target)], tools=functions, tokenize=False)
+    assert whole.startswith(prompt)
+    return prompt, whole
+
+
+class Batches(IterableDataset):
+    """Endless (shard, ids, labels): shard N holds the same batches whenever it is asked for."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, real: list[Sample], first_shard: int) -> None:
+        self.tokenizer, self.real, self.first_shard = tokenizer, real, first_shard
+
+    def __iter__(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        torch.set_num_threads(1)
+        for shard in count(self.first_shard):
+            rng = Random(f"nano/{shard}")
+            rows = []
+            while len(rows) < SHARD:
+                rows += [self.tokenize(*as_example(s, d, rng)) for s, d in self.draw(rng, easy=shard < EASY_SHARDS)]
+            rows = sorted((r for r in rows if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))
+            batches, batch = [], []
+            for row in rows:
+                if batch and (len(batch) + 1) * len(row[0]) > BATCH_TOKENS:
+                    batches.append(batch)
+                    batch = []
+                batch.append(row)
+            batches.append(batch)
+            rng.shuffle(batches)
+            for batch in batches:
+                yield shard, *self.pad(batch)
+
+    def draw(self, rng: Random, *, easy: bool) -> list[tuple[Sample, str]]:
+        chance = rng.random()
+        seed = rng.randrange(10**9)
+        if easy or chance < 0.5:
+            domain = f"spliced-{seed}"
+        elif chance < 0.75 or not self.real:
+            domain = rng.choice(TRAIN_DOMAINS)
+        else:
+            return [(rng.choice(self.real), "")]
+        samples = list(generate(domain, 4, seed))
+        if easy:
+            samples = [s for s in samples if len(s.tools) <= 3 and s.kind == "single" and len(s.messages) == 1]
+        get_domain.cache_clear()
+        return [(s, domain) for s in samples]
+
+    def tokenize(self, sample: Sample, messages: tuple[Message, ...]) -> tuple[list[int], int]:
+        prompt, whole = render(self.tokenizer, messages, sample.tools, sample.target)
+        head = self.tokenizer.encode(prompt, add_special_tokens=False)
+        return head + self.tokenizer.encode(whole[len(prompt) :], add_special_tokens=False), len(head)
+
+    def pad(self, batch: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        longest = max(len(ids) for ids, _ in batch)
+        ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
+        labels = torch.full((len(batch), longest), -100)
+        for row, (tokens, start) in enumerate(batch):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
+        return ids, labels
+
+
+def as_example(sample: Sample, domain: str, rng: Random) -> tuple[Sample, tuple[Message, ...]]:
+    """The sample's prompt, or, for a share, a refinement prompt with a draft that is right half of the time."""
+    if rng.random() >= REFINE_SHARE:
+        return sample, sample.messages
+    draft = sample.target
+    if rng.random() < 0.5:
+        if domain and rng.random() < 0.4:
+            draft = make_wrong(sample, rng, get_domain(domain)).target
+        elif draft.tool_calls:
+            text = misspell(get_format("pythonic").render(draft.tool_calls), rng)
+            draft = Message(role="assistant", content=text)
+    return sample, (*sample.messages, draft, Message(role="user", content=PROMPT.refine))
+
+
+def misspell(text: str, rng: Random) -> str:
+    """Drop, double or swap one or two letters: how a small model mis-copies."""
+    for _ in range(rng.choice([1, 1, 2])):
+        at = rng.choice([i for i, c in enumerate(text) if c.isalnum()])
+        text = text[:at] + rng.choice(["", text[at] * 2, rng.choice("abcdeinorst0123")]) + text[at + 1 :]
+    return text
+
+
+@torch.no_grad()
+def evaluate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domain: str, size: int = 200) -> float:
+    """Share of held-out samples answered to the letter, greedily."""
+    rendered = [(*render(tokenizer, s.messages, s.tools, s.target), s) for s in generate(domain, size, 7)]
+    rendered.sort(key=lambda r: len(r[0]))
+    right = 0
+    for start in range(0, size, 50):
+        part = rendered[start : start + 50]
+        inputs = tokenizer([p for p, _, _ in part], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=120, do_sample=False)
+        for (prompt, whole, sample), ids in zip(part, out[:, inputs["input_ids"].shape[1] :], strict=True):
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            wanted = whole[len(prompt) :].removesuffix("<|end|>")
+            right += text == wanted if sample.target.tool_calls else not text.startswith("[")
+    return round(right / size, 4)
+
+
+if __name__ == "__main__":
+    main()

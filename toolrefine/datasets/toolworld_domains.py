@@ -1,0 +1,296 @@
+"""The domains of the tool world: which tools exist, what their parameters may hold, and how people say it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from random import Random
+from typing import Any
+
+from toolrefine.errors import DataError
+from toolrefine.types import Tool
+
+NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+
+PHRASES = {
+    "string": ["with {name} {}", "{name} {}", "the {name} is {}", "using {} as the {name}", "{name}: {}"],
+    "integer": ["with {name} {}", "{name} {}", "{name} set to {}", "{name}: {}"],
+    "number": ["with {name} {}", "{name} {}", "{name} set to {}", "{name}: {}"],
+    "array": ["with {name} {}", "{name}: {}", "the {name} are {}"],
+    "object": ["with {name} ({})", "{name}: {}", "where the {name} has {}"],
+    "true": ["with {name}", "{name} on", "{name}: yes", "make it {name}"],
+    "false": ["without {name}", "{name} off", "{name}: no", "not {name}"],
+}
+"""Ways to say any parameter; {name} is its name in words, {} the value."""
+
+GENERIC_SHARE = 0.4
+"""How often a parameter with phrases of its own is said in a generic way."""
+
+
+def words(name: str) -> str:
+    """An identifier as words: departDate and depart_date are both 'depart date'."""
+    spaced = "".join(f" {c.lower()}" if c.isupper() else c for c in name)
+    return " ".join(spaced.replace("_", " ").replace(".", " ").split())
+
+
+def say_list(items: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+def say_number(rng: Random, value: float) -> str:
+    """Digits mostly; small integers now and then as a word."""
+    if isinstance(value, int) and 0 <= value < len(NUMBER_WORDS) and rng.random() < 0.25:
+        return NUMBER_WORDS[value]
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a domain's tools."""
+
+    name: str
+    type: str
+    """A JSON Schema type, or code: a string of a prefix and digits."""
+    values: tuple[Any, ...] = ()
+    enum: tuple[str, ...] = ()
+    range: tuple[float, float] = (0, 1)
+    prefix: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of an object: field -> its strings, or its [lowest, highest] integers."""
+    phrases: tuple[str, ...] = ()
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of the value."""
+        described = {"description": words(self.name).capitalize() + "."}
+        match self.type:
+            case "code":
+                return {"type": "string", **described}
+            case "array":
+                return {"type": "array", "items": {"type": "string"}, **described}
+            case "object":
+                properties = {name: {"type": "string" if _is_text(v) else "integer"} for name, v in self.fields.items()}
+                return {"type": "object", "properties": properties, "required": [next(iter(self.fields))], **described}
+            case "string" if self.enum:
+                return {"type": "string", "enum": list(self.enum), **described}
+            case _:
+                return {"type": self.type, **described}
+
+    def draw(self, rng: Random) -> Any:
+        """A random value."""
+        match self.type:
+            case "code":
+                return f"{self.prefix}-{rng.randint(100, 99999)}"
+            case "integer":
+                return rng.randint(int(self.range[0]), int(self.range[1]))
+            case "number":
+                return round(rng.uniform(*self.range), 1)
+            case "boolean":
+                return rng.random() < 0.6
+            case "array":
+                return rng.sample(self.values, rng.randint(1, min(3, len(self.values))))
+            case "object":
+                names = list(self.fields)
+                kept = names if rng.random() < 0.7 else names[:1]
+                return {name: _draw_field(rng, self.fields[name]) for name in kept}
+            case _:
+                return rng.choice(self.enum or self.values)
+
+    def say(self, rng: Random, value: Any) -> str:
+        """The parameter with this value as a piece of a request."""
+        name = words(self.name)
+        kind = "string" if self.type == "code" else self.type
+        if kind == "boolean":
+            return rng.choice(PHRASES["true" if value else "false"]).format(name=name)
+        own = self.phrases and rng.random() >= GENERIC_SHARE
+        return rng.choice(self.phrases if own else PHRASES[kind]).format(self._say_value(rng, value), name=name)
+
+    def _say_value(self, rng: Random, value: Any) -> str:
+        if isinstance(value, list):
+            return say_list(value)
+        if isinstance(value, dict):
+            return say_list([f"{words(name)} {_plain(rng, v)}" for name, v in value.items()])
+        if isinstance(value, str):
+            spoken = value.replace("_", " ") if self.enum else value
+            return f"'{spoken}'" if rng.random() < 0.1 else spoken
+        return say_number(rng, value)
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    return isinstance(values[0], str)
+
+
+def _draw_field(rng: Random, values: Sequence[Any]) -> Any:
+    return rng.choice(values) if _is_text(values) else rng.randint(values[0], values[1])
+
+
+def _plain(rng: Random, value: Any) -> str:
+    return value if isinstance(value, str) else say_number(rng, value)
+
+
+@dataclass(frozen=True)
+class WorldTool:
+    """A tool of a domain with what a request for it needs to know."""
+
+    tool: Tool
+    verb: str
+    object: str
+    parameters: tuple[Parameter, ...]
+    num_required: int
+    """The first so many parameters are required."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A closed vocabulary: no tool name, parameter name or string value of it occurs in another domain."""
+
+    name: str
+    style: str
+    """How names are written: snake, camel or dotted."""
+    objects: tuple[str, ...]
+    verbs: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def tools(self) -> tuple[WorldTool, ...]:
+        """Every verb on every object. Tools of one object share most parameters: they look alike."""
+        return _tools(self.name)
+
+    def build_tools(self) -> Iterator[WorldTool]:
+        """The tools in a fixed order."""
+        for number, thing in enumerate(self.objects):
+            shared = Random(f"{self.name}/{thing}").sample(self.parameters, min(4, len(self.parameters)))
+            for verb in self.verbs:
+                rng = Random(f"{self.name}/{verb}/{thing}")
+                chosen = rng.sample(shared, rng.randint(1, len(shared)))
+                if rng.random() < 0.4:
+                    chosen += [rng.choice([p for p in self.parameters if p not in chosen])]
+                num_required = rng.randint(1, min(2, len(chosen)))
+                name = join_name(self.style, [verb, *thing.replace("-", " ").split()])
+                tool = Tool(
+                    name=name,
+                    description=f"{verb.capitalize()} {article(thing, number)}.",
+                    parameters={
+                        "type": "object",
+                        "properties": {p.name: p.schema() for p in chosen},
+                        "required": [p.name for p in chosen[:num_required]],
+                    },
+                )
+                yield WorldTool(tool, verb, thing, tuple(chosen), num_required)
+
+
+def article(thing: str, number: int) -> str:
+    """'a telescope', 'the telescope'."""
+    return f"the {thing}" if number % 2 else f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
+def join_name(style: str, parts: Sequence[str]) -> str:
+    """Words as an identifier: reserve_wine_list, reserveWineList, wine_list.reserve."""
+    match style:
+        case "camel":
+            return parts[0] + "".join(part.capitalize() for part in parts[1:])
+        case "dotted":
+            return f"{'_'.join(parts[1:])}.{parts[0]}"
+        case _:
+            return "_".join(parts)
+
+
+@cache
+def _words() -> dict[str, Any]:
+    return tomllib.loads(resources.files("toolrefine.datasets").joinpath("toolworld.toml").read_text("utf-8"))
+
+
+def verb_phrases() -> dict[str, list[str]]:
+    """Verb of a tool name -> the ways to say it in a request."""
+    phrases: dict[str, list[str]] = _words()["verbs"]
+    return phrases
+
+
+def domain_names() -> list[str]:
+    """The domains with a vocabulary written by hand."""
+    return list(_words()["domains"])
+
+
+@cache
+def get_domain(name: str) -> Domain:
+    """A domain by name; spliced-N is made up from pieces of words, and differs for every N.
+
+    Raises:
+        DataError: there is no such domain.
+    """
+    if name.startswith("spliced-"):
+        return spliced_domain(name)
+    entry = _words()["domains"].get(name)
+    if entry is None:
+        raise DataError(f"toolworld has no domain {name!r}; it has {', '.join(domain_names())} and spliced-N")
+    parameters = [
+        Parameter(name=key, **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
+        for key, spec in entry["params"].items()
+    ]
+    return Domain(name, entry["style"], tuple(entry["objects"]), tuple(entry["verbs"]), tuple(parameters))
+
+
+@cache
+def _tools(name: str) -> tuple[WorldTool, ...]:
+    return tuple(get_domain(name).build_tools())
+
+
+ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sp st str t th tr v w z".split()
+VOWELS = "a a e e i i o o u ai ea ee oa ou y".split()
+CODAS = "b ck d ft g l ld ll lt m mp n nd ng nt p r rd rk rm rn rt s sh sk sp ss st t th x z".split() + [""] * 40
+
+
+def spliced_word(rng: Random) -> str:
+    """A pronounceable word that means nothing."""
+    count = rng.choice([1, 1, 2, 2, 2, 3])
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS)) for _ in range(count))
+
+
+def spliced_domain(name: str) -> Domain:
+    """A small domain of made-up words: endless variety of names to learn copying from."""
+    rng = Random(name)
+
+    def word(real: Sequence[str], share: float) -> str:
+        return rng.choice(real) if rng.random() < share else spliced_word(rng)
+
+    def name_of(real: Sequence[str]) -> str:
+        parts = [word(real, 0.4) for _ in range(rng.choice([1, 1, 2]))]
+        return join_name("camel" if style == "camel" else "snake", parts)
+
+    def value() -> str:
+        parts = [spliced_word(rng) for _ in range(rng.choice([1, 1, 2, 2, 3]))]
+        case = rng.random()
+        if case < 0.5:
+            return " ".join(part.capitalize() for part in parts)
+        if case < 0.8:
+            return " ".join(parts)
+        return f"{parts[0]}@{parts[-1]}.{rng.choice(['com', 'org', 'io'])}" if case < 0.9 else f"{parts[0].upper()}{rng.randint(1, 999)}"
+
+    style = rng.choice(["snake", "snake", "camel", "dotted"])
+    nouns = "account card code color count date day group item key label level limit name number order place rate size time title type unit user".split()
+    domain_verbs = tuple(rng.sample(sorted(verb_phrases()), 3))
+    objects = tuple(dict.fromkeys(" ".join(word(nouns, 0.15) for _ in range(rng.choice([1, 1, 2]))) for _ in range(4)))
+    parameters: dict[str, Parameter] = {}
+    for kind in rng.choices(["string", "enum", "integer", "number", "boolean", "array", "object", "code"], [6, 2, 3, 2, 2, 2, 1, 2], k=7):
+        key = name_of(nouns)
+        values = tuple(dict.fromkeys(value() for _ in range(6)))
+        phrases = ("{}", "for {}", "at {}", "on {}", "in {}", "from {}", "by {}", "to {}", "under {}")
+        own = tuple(rng.sample(phrases, 2)) if kind in ("string", "code", "enum") and rng.random() < 0.5 else ()
+        match kind:
+            case "enum":
+                enum = tuple(dict.fromkeys("_".join(spliced_word(rng) for _ in range(rng.choice([1, 1, 2]))) for _ in range(rng.randint(2, 5))))
+                parameters[key] = Parameter(key, "string", enum=enum, phrases=own)
+            case "integer" | "number":
+                low = rng.choice([0, 1, 10, 100])
+                parameters[key] = Parameter(key, kind, range=(low, low + 10 ** rng.randint(1, 4)))
+            case "object":
+                fields = {spliced_word(rng): list(values[:3]), spliced_word(rng): [1, 10 ** rng.randint(1, 3)]}
+                parameters[key] = Parameter(key, kind, fields=fields)
+            case "code":
+                parameters[key] = Parameter(key, kind, prefix=spliced_word(rng)[:3].upper(), phrases=own)
+            case _:
+                parameters[key] = Parameter(key, kind, values=values, phrases=own)
+    return Domain(name, style, objects, domain_verbs, tuple(parameters.values()))

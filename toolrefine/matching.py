@@ -1,0 +1,250 @@
+"""Predicted calls against target calls, and calls against the schemas of their tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, ToolCall
+
+_MAX_SCHEMA_DEPTH = 64
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def score(completion: Completion, sample: Sample) -> Score:
+    """Judge a completion against the target of its sample.
+
+    An answer that cannot be read or was cut off is wrong. One without calls is right where the target has none; its
+    text is not compared.
+    """
+    match completion.outcome:
+        case Outcome.MALFORMED:
+            return Score(correct=False, reason=Reason.MALFORMED)
+        case Outcome.TRUNCATED:
+            return Score(correct=False, reason=Reason.TRUNCATED)
+        case _:
+            return match(completion.calls, sample.target.tool_calls, sample.tools)
+
+
+def match(
+    predicted: Sequence[ToolCall], target: Sequence[ToolCall], tools: Sequence[Tool] = (), *, ordered: bool = False
+) -> Score:
+    """Judge predicted calls: right when they are the target's calls, in any order unless ordered.
+
+    Names and strings are compared exactly, numbers by value (1 is 1.0, but true is not 1), lists and dicts item by
+    item. An argument that equals the default in its tool's schema may be left out on either side. The reason for a
+    wrong answer is that of the closest pair of calls that differ.
+    """
+    if len(predicted) != len(target):
+        if not target:
+            return Score(correct=False, reason=Reason.UNEXPECTED_CALL)
+        return Score(correct=False, reason=Reason.WRONG_COUNT if predicted else Reason.MISSING_CALL)
+    by_name = {tool.name: tool for tool in tools}
+    ours = [_without_defaults(call, by_name.get(call.name)) for call in predicted]
+    theirs = [_without_defaults(call, by_name.get(call.name)) for call in target]
+    pairs: Iterable[tuple[ToolCall, ToolCall]]
+    if ordered:
+        pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if _key(our) != _key(their)]
+    else:
+        ours, theirs = _unmatched(ours, theirs), _unmatched(theirs, ours)
+        pairs = [(our, their) for our in ours for their in theirs]
+    if not pairs:
+        return Score(correct=True, reason=Reason.OK)
+    _, reason = min((_difference(our, their) for our, their in pairs), key=lambda difference: difference[0])
+    return Score(correct=False, reason=reason)
+
+
+def same_calls(a: Completion, b: Completion) -> bool:
+    """Whether two answers are the same calls, in any order: the "unchanged" of arXiv 2504.01400, algorithm 1.
+
+    Two answers without calls are the same. One that cannot be read or was cut off is not even the same as itself.
+    """
+    readable = (Outcome.CALLS, Outcome.NO_CALL)
+    return a.outcome in readable and b.outcome in readable and canonical_key(a.calls) == canonical_key(b.calls)
+
+
+def canonical_key(calls: Sequence[ToolCall]) -> str:
+    """Return a text that two sequences of calls share exactly when they are the same calls in any order."""
+    return "\n".join(sorted(map(_key, calls)))
+
+
+def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | None:
+    """Return one sentence that names the first way in which calls break the schemas of their tools, or None.
+
+    Checked are tool names, required and unknown arguments, type, enum, const, properties, items, anyOf, oneOf and
+    allOf. Keywords and types that JSON Schema does not know, references, and schemas that are none are passed over.
+    Unlike in JSON Schema, where properties are listed an unlisted one is unknown unless additionalProperties allows
+    it.
+    """
+    by_name = {tool.name: tool for tool in tools}
+    for call in calls:
+        if call.name not in by_name:
+            return f"There is no tool {call.name!r}."
+        found = _violation(call.arguments, by_name[call.name].parameters, "", depth=0)
+        if found:
+            return f"{call.name}: {found}."
+    return None
+
+
+def _key(value: ToolCall | Any) -> str:
+    if isinstance(value, ToolCall):
+        value = [value.name, value.arguments]
+    return json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True)
+
+
+def _canonical(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _canonical(item) for key, item in value.items()}
+        case list():
+            return [_canonical(item) for item in value]
+        case _:
+            return value
+
+
+def _without_defaults(call: ToolCall, tool: Tool | None) -> ToolCall:
+    properties = tool.parameters.get("properties") if tool else None
+    if not isinstance(properties, dict):
+        return call
+    arguments = {
+        name: value for name, value in call.arguments.items() if not _equals_default(value, properties.get(name))
+    }
+    return ToolCall(name=call.name, arguments=arguments)
+
+
+def _equals_default(value: Any, schema: Any) -> bool:
+    return isinstance(schema, dict) and "default" in schema and _key(schema["default"]) == _key(value)
+
+
+def _unmatched(calls: Sequence[ToolCall], others: Sequence[ToolCall]) -> list[ToolCall]:
+    """Return the calls that are left when each has been crossed out against an equal one of the others."""
+    left = list(map(_key, others))
+    unmatched = []
+    for call in calls:
+        key = _key(call)
+        if key in left:
+            left.remove(key)
+        else:
+            unmatched.append(call)
+    return unmatched
+
+
+def _difference(predicted: ToolCall, target: ToolCall) -> tuple[tuple[bool, int], Reason]:
+    """Return how far two unequal calls are apart, and the gravest reason for it."""
+    ours, theirs = predicted.arguments, target.arguments
+    missing = theirs.keys() - ours.keys()
+    extra = ours.keys() - theirs.keys()
+    wrong = [name for name in ours.keys() & theirs.keys() if _key(ours[name]) != _key(theirs[name])]
+    distance = (predicted.name != target.name, len(missing) + len(extra) + len(wrong))
+    if predicted.name != target.name:
+        return distance, Reason.WRONG_NAME
+    if missing:
+        return distance, Reason.MISSING_ARG
+    if extra:
+        return distance, Reason.EXTRA_ARG
+    if any(_type_name(ours[name]) != _type_name(theirs[name]) for name in wrong):
+        return distance, Reason.WRONG_TYPE
+    return distance, Reason.WRONG_VALUE
+
+
+def _type_name(value: Any) -> str:
+    """Return the JSON type of a value; every number is a number."""
+    match value:
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case dict():
+            return "object"
+        case _:
+            return "null"
+
+
+def _violation(value: Any, schema: Any, where: str, depth: int) -> str | None:
+    """Return the first way in which a value breaks a schema. where is the path to the value, empty for arguments."""
+    if not isinstance(schema, dict) or depth > _MAX_SCHEMA_DEPTH:
+        return None
+    what = f"argument {where!r}" if where else "the arguments object"
+    wanted = schema.get("type")
+    types = [name for name in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(name, str)]
+    if types and all(name in _JSON_TYPES for name in types) and not any(_has_type(value, name) for name in types):
+        return f"{what} must be of type {' or '.join(types)}, not {_type_name(value)}"
+    choices = schema.get("enum")
+    if isinstance(choices, list) and _key(value) not in map(_key, choices):
+        return f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}"
+    if "const" in schema and _key(value) != _key(schema["const"]):
+        return f"{what} must be {_shorten(schema['const'])}, not {_shorten(value)}"
+    return (
+        _object_violation(value, schema, where, depth)
+        or _array_violation(value, schema, where, depth)
+        or _branch_violation(value, schema, where, depth)
+    )
+
+
+def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+    if not isinstance(value, dict):
+        return None
+    prefix = f"{where}." if where else ""
+    required = schema.get("required")
+    for name in required if isinstance(required, list) else []:
+        if isinstance(name, str) and name not in value:
+            return f"required argument {prefix + name!r} is missing"
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return None
+    is_open = bool(schema.get("additionalProperties")) or "patternProperties" in schema
+    for name, item in value.items():
+        if name not in properties and not is_open:
+            return f"argument {prefix + name!r} is unknown"
+        found = _violation(item, properties.get(name), prefix + name, depth + 1)
+        if found:
+            return found
+    return None
+
+
+def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+    if not isinstance(value, list) or not isinstance(schema.get("items"), dict):
+        return None
+    found = (_violation(item, schema["items"], f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
+    return next(filter(None, found), None)
+
+
+def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        branches = schema.get(keyword)
+        if not isinstance(branches, list) or not branches:
+            continue
+        found = [_violation(value, branch, where, depth + 1) for branch in branches]
+        # oneOf is read as anyOf: that exactly one branch fits says nothing about a call.
+        if any(found) if keyword == "allOf" else all(found):
+            return next(filter(None, found))
+    return None
+
+
+def _has_type(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _JSON_TYPES[name])
+
+
+def _shorten(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
