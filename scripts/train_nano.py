@@ -72,7 +72,7 @@ def main() -> None:
     started = time.monotonic() - elapsed
     saved_at = elapsed
     losses: list[float] = []
-    for shard, ids, labels in loader:  # noqa: B007 - the shard goes into the checkpoint
+    for shard, ids, labels in loader:
         elapsed = time.monotonic() - started
         scale = learning_rate_scale(step, elapsed / budget)
         for optimizer in optimizers:
@@ -92,16 +92,32 @@ def main() -> None:
         num_tokens += ids.numel()
         losses.append(loss.item())
         if step % 100 == 0:
-            print(f"{elapsed:6.0f} s  step {step}  {num_tokens / 1e6:.1f} M tokens  loss {sum(losses[-100:]) / 100:.4f}", flush=True)
+            print(
+                f"{elapsed:6.0f} s  step {step}  {num_tokens / 1e6:.1f} M tokens  loss {sum(losses[-100:]) / 100:.4f}",
+                flush=True,
+            )
         finished = elapsed >= budget
         if finished or elapsed - saved_at > 240:
             saved_at = elapsed
             scores = {name: evaluate(model, tokenizer, name) for name in HELD_OUT_DOMAINS}
-            record = {"step": step, "tokens": num_tokens, "seconds": round(elapsed), "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4), "exact_match": scores}
+            record = {
+                "step": step,
+                "tokens": num_tokens,
+                "seconds": round(elapsed),
+                "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4),
+                "exact_match": scores,
+            }
             print(json.dumps(record), flush=True)
             with (arguments.out / "curve.jsonl").open("a") as curve:
                 curve.write(json.dumps(record) + "\n")
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "shard": shard, "num_tokens": num_tokens, "elapsed": time.monotonic() - started}
+            state = {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+                "shard": shard,
+                "num_tokens": num_tokens,
+                "elapsed": time.monotonic() - started,
+            }
             torch.save(state, state_path.with_suffix(".partial"))
             state_path.with_suffix(".partial").replace(state_path)
             model.to(torch.float32).save_pretrained(arguments.out)
@@ -110,7 +126,14 @@ def main() -> None:
         if finished:
             break
     if arguments.publish:
-        for name in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "curve.jsonl"):
+        for name in (
+            "model.safetensors",
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "curve.jsonl",
+        ):
             shutil.copy(arguments.out / name, NANO_DIR / name)
 
 
@@ -206,7 +229,11 @@ def load_or_train_tokenizer(out: Path, real: list[Sample]) -> PreTrainedTokenize
     bare.chat_template = (NANO_DIR / "chat_template.jinja").read_text()
     tokenizer.train_from_iterator((render(bare, s.messages, s.tools, s.target)[1] for s in samples), trainer)
     trained = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", additional_special_tokens=ROLES, model_max_length=4096
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=ROLES,
+        model_max_length=4096,
     )
     trained.chat_template = bare.chat_template
     trained.save_pretrained(out)
@@ -313,8 +340,12 @@ def evaluate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domain
     right = 0
     for start in range(0, size, 50):
         part = rendered[start : start + 50]
-        inputs = tokenizer([p for p, _, _ in part], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        out = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=120, do_sample=False)
+        inputs = tokenizer(
+            [p for p, _, _ in part], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        out = model.generate(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=120, do_sample=False
+        )
         for (prompt, whole, sample), ids in zip(part, out[:, inputs["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(ids, skip_special_tokens=True)
             wanted = whole[len(prompt) :].removesuffix("<|end|>")

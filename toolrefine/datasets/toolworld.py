@@ -22,7 +22,13 @@ PARALLEL_SHARE, NO_CALL_SHARE, SEVERAL_TURNS_SHARE = 0.22, 0.18, 0.2
 OPENERS = ["", "", "", "Please ", "Can you ", "Could you ", "I want you to ", "Hi, ", "I'd like to ", "Go ahead and "]
 CLOSERS = ["", "", "", "", ".", ".", " please.", ", thanks."]
 JOINERS = [" and ", ", and then ", ". Also ", "; also ", ", then "]
-SMALL_TALK = ["Thanks, that is all.", "Good morning!", "What is the capital of Peru?", "Tell me a joke.", "How are you?"]
+SMALL_TALK = [
+    "Thanks, that is all.",
+    "Good morning!",
+    "What is the capital of Peru?",
+    "Tell me a joke.",
+    "How are you?",
+]
 DONE = ["Done.", "All set.", "That is taken care of."]
 NOTHING_FITS = "None of the tools fits this request."
 
@@ -123,7 +129,9 @@ def _calls(rng: Random, wanted: list[WorldTool], *, clarify: bool) -> tuple[list
         requests = [_request(rng, w) for w in wanted]
         joined = requests[0][0] + "".join(rng.choice(JOINERS) + text for text, _ in requests[1:])
         turns = [Message(role="user", content=_sentence(rng, joined))]
-        calls = [ToolCall(name=w.tool.name, arguments=arguments) for w, (_, arguments) in zip(wanted, requests, strict=True)]
+        calls = [
+            ToolCall(name=w.tool.name, arguments=arguments) for w, (_, arguments) in zip(wanted, requests, strict=True)
+        ]
     return turns, Message(role="assistant", tool_calls=tuple(calls))
 
 

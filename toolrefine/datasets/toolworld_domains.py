@@ -13,7 +13,21 @@ from typing import Any
 from toolrefine.errors import DataError
 from toolrefine.types import Tool
 
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 
 PHRASES = {
     "string": ["with {name} {}", "{name} {}", "the {name} is {}", "using {} as the {name}", "{name}: {}"],
@@ -238,9 +252,85 @@ def _tools(name: str) -> tuple[WorldTool, ...]:
     return tuple(get_domain(name).build_tools())
 
 
-ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sp st str t th tr v w z".split()
-VOWELS = "a a e e i i o o u ai ea ee oa ou y".split()
-CODAS = "b ck d ft g l ld ll lt m mp n nd ng nt p r rd rk rm rn rt s sh sk sp ss st t th x z".split() + [""] * 40
+ONSETS = [
+    "b",
+    "bl",
+    "br",
+    "c",
+    "ch",
+    "cl",
+    "cr",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "fr",
+    "g",
+    "gl",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "kr",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pl",
+    "pr",
+    "qu",
+    "r",
+    "s",
+    "sc",
+    "sh",
+    "sk",
+    "sl",
+    "sp",
+    "st",
+    "str",
+    "t",
+    "th",
+    "tr",
+    "v",
+    "w",
+    "z",
+]
+VOWELS = ["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "oa", "ou", "y"]
+CODAS = [
+    "b",
+    "ck",
+    "d",
+    "ft",
+    "g",
+    "l",
+    "ld",
+    "ll",
+    "lt",
+    "m",
+    "mp",
+    "n",
+    "nd",
+    "ng",
+    "nt",
+    "p",
+    "r",
+    "rd",
+    "rk",
+    "rm",
+    "rn",
+    "rt",
+    "s",
+    "sh",
+    "sk",
+    "sp",
+    "ss",
+    "st",
+    "t",
+    "th",
+    "x",
+    "z",
+] + [""] * 40
 
 
 def spliced_word(rng: Random) -> str:
@@ -267,21 +357,57 @@ def spliced_domain(name: str) -> Domain:
             return " ".join(part.capitalize() for part in parts)
         if case < 0.8:
             return " ".join(parts)
-        return f"{parts[0]}@{parts[-1]}.{rng.choice(['com', 'org', 'io'])}" if case < 0.9 else f"{parts[0].upper()}{rng.randint(1, 999)}"
+        return (
+            f"{parts[0]}@{parts[-1]}.{rng.choice(['com', 'org', 'io'])}"
+            if case < 0.9
+            else f"{parts[0].upper()}{rng.randint(1, 999)}"
+        )
 
     style = rng.choice(["snake", "snake", "camel", "dotted"])
-    nouns = "account card code color count date day group item key label level limit name number order place rate size time title type unit user".split()
+    nouns = [
+        "account",
+        "card",
+        "code",
+        "color",
+        "count",
+        "date",
+        "day",
+        "group",
+        "item",
+        "key",
+        "label",
+        "level",
+        "limit",
+        "name",
+        "number",
+        "order",
+        "place",
+        "rate",
+        "size",
+        "time",
+        "title",
+        "type",
+        "unit",
+        "user",
+    ]
     domain_verbs = tuple(rng.sample(sorted(verb_phrases()), 3))
     objects = tuple(dict.fromkeys(" ".join(word(nouns, 0.15) for _ in range(rng.choice([1, 1, 2]))) for _ in range(4)))
     parameters: dict[str, Parameter] = {}
-    for kind in rng.choices(["string", "enum", "integer", "number", "boolean", "array", "object", "code"], [6, 2, 3, 2, 2, 2, 1, 2], k=7):
+    for kind in rng.choices(
+        ["string", "enum", "integer", "number", "boolean", "array", "object", "code"], [6, 2, 3, 2, 2, 2, 1, 2], k=7
+    ):
         key = name_of(nouns)
         values = tuple(dict.fromkeys(value() for _ in range(6)))
         phrases = ("{}", "for {}", "at {}", "on {}", "in {}", "from {}", "by {}", "to {}", "under {}")
         own = tuple(rng.sample(phrases, 2)) if kind in ("string", "code", "enum") and rng.random() < 0.5 else ()
         match kind:
             case "enum":
-                enum = tuple(dict.fromkeys("_".join(spliced_word(rng) for _ in range(rng.choice([1, 1, 2]))) for _ in range(rng.randint(2, 5))))
+                enum = tuple(
+                    dict.fromkeys(
+                        "_".join(spliced_word(rng) for _ in range(rng.choice([1, 1, 2])))
+                        for _ in range(rng.randint(2, 5))
+                    )
+                )
                 parameters[key] = Parameter(key, "string", enum=enum, phrases=own)
             case "integer" | "number":
                 low = rng.choice([0, 1, 10, 100])

@@ -1,0 +1,83 @@
+"""A conversation that is being read, and the samples that it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from toolrefine.errors import RowError
+from toolrefine.types import Message, Sample, Tool, ToolCall
+
+MAX_TURNS = 512
+"""Turns of a row, at most: each assistant turn becomes a sample that holds all turns before it."""
+
+
+class Conversation:
+    """Turns in order.
+
+    Consecutive assistant turns become one, since together they are what was answered. Calls are numbered within their
+    turn, call_0, call_1, and so on; results refer to these numbers.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._not_learned: set[int] = set()
+        self._call_ids: dict[str, str] = {}
+
+    def add(self, role: Literal["system", "user"], content: str) -> None:
+        """Add a turn that is no answer and no result."""
+        self._append(Message(role=role, content=content))
+
+    def add_answer(
+        self, content: str, calls: Sequence[ToolCall] = (), call_ids: Sequence[object] = (), *, learn: bool = True
+    ) -> None:
+        """Add an assistant turn; call_ids are the names that the results will call its calls by."""
+        last = self.messages[-1] if self.messages else None
+        if last is not None and last.role == "assistant":
+            self.messages.pop()
+            content = "\n".join(filter(None, (last.content, content)))
+            calls, num_earlier = (*last.tool_calls, *calls), len(last.tool_calls)
+        else:
+            num_earlier = 0
+        for number, call_id in enumerate(call_ids, num_earlier):
+            if isinstance(call_id, str):
+                self._call_ids[call_id] = f"call_{number}"
+        self._append(Message(role="assistant", content=content, tool_calls=tuple(calls)))
+        if not learn:
+            self._not_learned.add(len(self.messages) - 1)
+
+    def add_result(self, content: str, call_id: str | None) -> None:
+        """Add what a call returned."""
+        call_id = None if call_id is None else self._call_ids.get(call_id, call_id)
+        self._append(Message(role="tool", content=content, tool_call_id=call_id))
+
+    def samples(self, tools: tuple[Tool, ...], row_id: str, meta: dict[str, Any]) -> Iterator[Sample]:
+        """One sample for every assistant turn to learn that comes after a user turn.
+
+        The target is the turn's calls, or its text where it makes none. The id is the row's, followed by the number of
+        the sample where there are several.
+
+        Raises:
+            RowError: there is no such turn, or one says nothing.
+        """
+        roles = [message.role for message in self.messages]
+        start = roles.index("user") if "user" in roles else len(roles)
+        targets = [i for i in range(start, len(roles)) if roles[i] == "assistant" and i not in self._not_learned]
+        if not targets:
+            raise RowError("no assistant turn to learn after a user turn")
+        for number, index in enumerate(targets, 1):
+            answer = self.messages[index]
+            if not answer.tool_calls and not answer.content.strip():
+                raise RowError(f"assistant turn {number} has neither text nor calls")
+            yield Sample(
+                id=row_id if len(targets) == 1 else f"{row_id}-{number}",
+                messages=tuple(self.messages[:index]),
+                tools=tools,
+                target=Message(role="assistant", tool_calls=answer.tool_calls) if answer.tool_calls else answer,
+                meta=meta,
+            )
+
+    def _append(self, message: Message) -> None:
+        if len(self.messages) == MAX_TURNS:
+            raise RowError(f"more than {MAX_TURNS} turns")
+        self.messages.append(message)

@@ -1,0 +1,113 @@
+"""JSON Schema out of what data sets give instead: Python's names of types, and nulls for what is absent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MAX_DEPTH = 64
+_TYPES = {
+    "any": "",
+    "array": "array",
+    "bool": "boolean",
+    "boolean": "boolean",
+    "dict": "object",
+    "dictionary": "object",
+    "double": "number",
+    "float": "number",
+    "int": "integer",
+    "integer": "integer",
+    "iterable": "array",
+    "list": "array",
+    "long": "integer",
+    "mapping": "object",
+    "none": "null",
+    "nonetype": "null",
+    "null": "null",
+    "number": "number",
+    "object": "object",
+    "sequence": "array",
+    "set": "array",
+    "str": "string",
+    "string": "string",
+    "tuple": "array",
+}
+
+
+def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """A schema with JSON's names of types instead of Python's, and without keywords that are null or misplaced.
+
+    A type that nobody knows is left out: it then allows everything.
+    """
+    if depth > _MAX_DEPTH:
+        return {}
+    repaired: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        match keyword, value:
+            case "type", str():
+                repaired |= python_type(value)
+            case "properties", dict():
+                repaired[keyword] = {
+                    name: repair_schema(item, depth + 1) if isinstance(item, dict) else {}
+                    for name, item in value.items()
+                    if item is not None
+                }
+            case "items" | "additionalProperties", dict():
+                repaired[keyword] = repair_schema(value, depth + 1)
+            case "anyOf" | "oneOf" | "allOf", list():
+                repaired[keyword] = [repair_schema(item, depth + 1) for item in value if isinstance(item, dict)]
+            case "required", list():
+                repaired[keyword] = [name for name in value if isinstance(name, str)]
+            case "enum", list():
+                repaired[keyword] = value
+            case (("type" | "properties" | "required" | "enum"), _):
+                continue
+            case "default" | "const", _:
+                repaired[keyword] = value
+            case _ if value is not None:
+                repaired[keyword] = value
+    return repaired
+
+
+def python_type(text: str, depth: int = 0) -> dict[str, Any]:
+    """The schema of a type as Python writes it, such as List[int], Optional[str] or Union[int, str].
+
+    What it does not know, it allows: {}. Tuples and sets are lists.
+    """
+    alternatives = _split(text, "|")
+    if depth > _MAX_DEPTH:
+        return {}
+    if len(alternatives) > 1:
+        return _union(alternatives, depth)
+    head, bracket, rest = text.strip().partition("[")
+    name = head.strip().lower().removeprefix("typing.")
+    inside = _split(rest.rstrip().removesuffix("]"), ",") if bracket else []
+    if name in ("union", "optional") and inside:
+        return _union([*inside, *(["None"] if name == "optional" else [])], depth)
+    kind = _TYPES.get(name, "")
+    if not kind:
+        return {}
+    schema: dict[str, Any] = {"type": kind}
+    if kind == "array" and inside:
+        items = [python_type(item, depth + 1) for item in inside if item.strip() != "..."]
+        if items and items[0] and all(item == items[0] for item in items):
+            schema["items"] = items[0]
+    return schema
+
+
+def _union(alternatives: list[str], depth: int) -> dict[str, Any]:
+    members = [python_type(alternative, depth + 1) for alternative in alternatives]
+    if not all(members):
+        return {}
+    unique = [member for index, member in enumerate(members) if member not in members[:index]]
+    return unique[0] if len(unique) == 1 else {"anyOf": unique}
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at the separators that stand outside of all brackets."""
+    parts, start, depth = [], 0, 0
+    for index, char in enumerate(text):
+        depth += (char in "[(") - (char in "])")
+        if char == separator and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+    return [*parts, text[start:]]

@@ -1,0 +1,37 @@
+"""Evaluation: held-out samples answered greedily, refined, and scored round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from toolrefine.config import PromptConfig, RefinementConfig
+from toolrefine.engines import Engine, SamplingParams
+from toolrefine.matching import score
+from toolrefine.refine import refine
+from toolrefine.rollout import chunks, to_prompt
+from toolrefine.types import EvalItem, Sample
+
+
+def evaluate(
+    skip: int,
+    engine: Engine,
+    samples: Sequence[Sample],
+    refinement: RefinementConfig,
+    prompt: PromptConfig,
+    *,
+    max_new_tokens: int,
+    chunk_size: int,
+) -> Iterator[list[EvalItem]]:
+    """Yield the scored answers to samples[skip:], a chunk at a time, in order."""
+    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    for chunk in chunks(samples[skip:], chunk_size):
+        refinements = refine(engine, [to_prompt(sample) for sample in chunk], refinement, prompt, params)
+        yield [
+            EvalItem(
+                sample_id=sample.id,
+                kind=sample.kind,
+                refinement=answered,
+                scores=tuple(score(completion, sample) for completion in answered.rounds),
+            )
+            for sample, answered in zip(chunk, refinements, strict=True)
+        ]

@@ -1,0 +1,105 @@
+"""The main job: model-aware iterative training (arXiv 2504.01400, section 3), crash-safe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolrefine.config import Config
+from toolrefine.corpus import build_corpus, direct_corpus
+from toolrefine.datasets import dataset_name, load_pool
+from toolrefine.engines import open_engine
+from toolrefine.evaluate import evaluate
+from toolrefine.rollout import rollout
+from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, RunDir, Stage, evaluation_stage
+from toolrefine.seeds import derive_seed
+from toolrefine.selection import find_suspects, is_solvable, select
+from toolrefine.training import num_steps_of, sft
+from toolrefine.types import Checkpoint, Group, Sample
+
+
+def train(config: Config, run: RunDir) -> Checkpoint:
+    """Select what the model can solve, train on it, and again; the last iteration's model.
+
+    Every stage that an earlier attempt has completed is read instead of done again.
+
+    Raises:
+        ToolrefineError: see toolrefine.errors.
+    """
+    base = model = Checkpoint(model=config.model)  # M_0
+    pool = run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")  # D
+    held_out = load_held_out(config, run)
+    measure(base, config, run.iteration(0), held_out)
+    num_solvable = num_steps = 0
+    for t in range(1, config.num_iterations + 1):
+        it = run.iteration(t)
+        with open_engine(model, config.engine, config.prompt) as engine:
+            seed = derive_seed(config.seed, "rollouts", t)
+            groups = it.stream(
+                ROLLOUTS, config.rollout.chunk_size, len(pool), rollout, engine, pool, config.rollout, seed=seed
+            )
+        selected = it.stage(SELECTED, select, pool, groups, config.selection)
+        it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
+        if not selected or (config.selection.stop_when_stalled and count_solvable(groups) <= num_solvable):
+            break
+        num_solvable = count_solvable(groups)
+        seed = derive_seed(config.seed, "corpus", t)
+        corpus = it.stage(CORPUS, build_corpus, pool, selected, groups, config.corpus, config.prompt, seed=seed)
+        model = it.model(sft, base if config.sft.restart else model, corpus, config, iteration=t, progress=run.progress)
+        num_steps = num_steps_of(model) + (0 if config.sft.restart else num_steps)
+        measure(model, config, it, held_out)
+    if config.baseline and num_steps:
+        train_baseline(config, run.folder("baseline"), pool, held_out, num_steps)
+    return model
+
+
+def train_baseline(
+    config: Config, run: RunDir, pool: Sequence[Sample], held_out: dict[str, list[Sample]], num_steps: int
+) -> None:
+    """Plain SFT: the base, trained on every sample as labelled, for as many steps as the iterations took."""
+    corpus = run.stage(CORPUS, direct_corpus, pool, config.prompt)
+    base = Checkpoint(model=config.model)
+    model = run.model(sft, base, corpus, config, iteration=0, progress=run.progress, max_steps=num_steps)
+    measure(model, config, run, held_out)
+
+
+def measure(model: Checkpoint, config: Config, run: RunDir, held_out: dict[str, list[Sample]]) -> None:
+    """Answer every held-out set with this model."""
+    settings = config.evaluation
+    with open_engine(model, config.engine, config.prompt) as engine:
+        for name, samples in held_out.items():
+            run.stream(
+                evaluation_stage(name),
+                settings.chunk_size,
+                len(samples),
+                evaluate,
+                engine,
+                samples,
+                config.refinement,
+                config.prompt,
+                max_new_tokens=settings.max_new_tokens,
+                chunk_size=settings.chunk_size,
+            )
+
+
+def load_held_out(config: Config, run: RunDir) -> dict[str, list[Sample]]:
+    """The evaluation sets by name, kept in the run beside the pool."""
+    return {
+        dataset_name(dataset): run.stage(
+            Stage(f"held_out/{dataset_name(dataset)}.jsonl", Sample),
+            load_pool,
+            [dataset],
+            quarantine_of(run, dataset_name(dataset)),
+        )
+        for dataset in config.evaluation.datasets
+    }
+
+
+def quarantine_of(run: RunDir, name: str) -> Path:
+    """Where the bad rows of an evaluation set go."""
+    return run.path / "held_out" / f"{name}.quarantine.jsonl"
+
+
+def count_solvable(groups: Sequence[Group]) -> int:
+    """Samples with pass@k > 0."""
+    return sum(map(is_solvable, groups))

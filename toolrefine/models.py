@@ -1,0 +1,71 @@
+"""Loading models and tokenizers: hub names, folders, and nano. Heavy libraries are imported on use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolrefine.errors import RequestError
+from toolrefine.nano import NANO_DIR
+from toolrefine.types import Checkpoint
+
+
+def resolve_model(name: str) -> str:
+    """What transformers is asked to load: nano stands for the model that comes with toolrefine."""
+    return str(NANO_DIR) if name == "nano" else name
+
+
+def resolve_device(name: str) -> str:
+    """Auto is the first GPU, else the CPU."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint's model, with a pad token.
+
+    Raises:
+        RequestError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, checkpoint.model, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    checkpoint: Checkpoint, *, dtype: str, device: str, trust_remote_code: bool = False, trainable: bool = False
+) -> Any:
+    """A causal language model. An adapter is merged into the weights, unless it is to be trained on.
+
+    Raises:
+        RequestError: it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, checkpoint.model, dtype=dtype, trust_remote_code=trust_remote_code)
+    if checkpoint.adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint.adapter, is_trainable=trainable)
+        model = model if trainable else model.merge_and_unload()
+    return model.to(device).train(trainable)
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every token that ends a turn: the tokenizer's and those of the generation config."""
+    generation: int | list[int] | None = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = generation if isinstance(generation, list) else [generation]
+    return {token for token in (tokenizer.eos_token_id, *ids) if token is not None}
+
+
+def _load(auto_class: Any, name: str, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(resolve_model(name), **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RequestError(
+            f"model={name}: cannot be loaded: {reason}; name nano, a folder with config.json, or a model of the hub"
+        ) from error

@@ -1,0 +1,36 @@
+"""Rollouts: k scored completions of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from toolrefine.config import RolloutConfig
+from toolrefine.engines import Engine, SamplingParams
+from toolrefine.matching import score
+from toolrefine.types import Group, Prompt, Sample
+
+
+def rollout(
+    skip: int, engine: Engine, pool: Sequence[Sample], config: RolloutConfig, *, seed: int
+) -> Iterator[list[Group]]:
+    """Yield the groups of pool[skip:], a chunk of config.chunk_size samples at a time, in the order of the pool."""
+    params = SamplingParams(
+        temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens, seed=seed
+    )
+    for chunk in chunks(pool[skip:], config.chunk_size):
+        answers = engine.sample([to_prompt(sample) for sample in chunk], config.k, params)
+        yield [
+            Group(sample_id=sample.id, completions=tuple(group), scores=tuple(score(c, sample) for c in group))
+            for sample, group in zip(chunk, answers, strict=True)
+        ]
+
+
+def to_prompt(sample: Sample) -> Prompt:
+    """What the model gets to see of a sample."""
+    return Prompt(id=sample.id, messages=sample.messages, tools=sample.tools)
+
+
+def chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Consecutive pieces of at most size samples."""
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]

@@ -1,0 +1,298 @@
+"""The run directory: stages that are written once, whole, and found again after a kill.
+
+A stage writes X.partial and renames it: the final name means complete. Streams append whole chunks, so a resumed run
+goes on from the last whole chunk and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from toolrefine.config import Config
+from toolrefine.errors import RunDirError
+from toolrefine.types import Checkpoint, EvalItem, Example, Group, Record, Sample, Selected, Suspect
+
+R = TypeVar("R", bound=Record)
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """A JSONL file of a run and what a line of it is."""
+
+    path: str
+    record: type[R]
+
+
+POOL = Stage("pool.jsonl", Sample)
+ROLLOUTS = Stage("rollouts.jsonl", Group)
+SELECTED = Stage("selected.jsonl", Selected)
+SUSPECTS = Stage("suspects.jsonl", Suspect)
+CORPUS = Stage("corpus.jsonl", Example)
+
+
+def evaluation_stage(name: str) -> Stage[EvalItem]:
+    """The answers to one evaluation set."""
+    return Stage(f"eval/{name}.jsonl", EvalItem)
+
+
+class Progress(Protocol):
+    """Hears what a run is doing."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        """A stage starts; total counts its units of work where that is known."""
+
+    def advance(self, done: int) -> None:
+        """So many units are done by now."""
+
+    def end(self, what: str, found: bool) -> None:
+        """The stage is complete; found says that an earlier attempt had completed it."""
+
+
+class Silent:
+    """Progress for nobody."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        """Ignore."""
+
+    def advance(self, done: int) -> None:
+        """Ignore."""
+
+    def end(self, what: str, found: bool) -> None:
+        """Ignore."""
+
+
+class RunDir:
+    """A folder of stages; a run is one, and so is each of its iterations."""
+
+    def __init__(self, path: Path, progress: Progress | None = None, root: Path | None = None) -> None:
+        self.path = path
+        self.root = root or path
+        self.progress = progress or Silent()
+        path.mkdir(parents=True, exist_ok=True)
+
+    def iteration(self, t: int) -> RunDir:
+        """The folder of iteration t; 0 is the base model's."""
+        return self.folder(f"iterations/{t:03d}")
+
+    def folder(self, name: str) -> RunDir:
+        """A folder of stages inside this one."""
+        return RunDir(self.path / name, self.progress, self.root)
+
+    def stage(self, stage: Stage[R], build: Callable[P, Iterable[R]], *args: P.args, **kwargs: P.kwargs) -> list[R]:
+        """The records of a stage: read if it is complete, else built and written whole."""
+        return self._run(stage, len, lambda path: write_records(path, build(*args, **kwargs)))
+
+    def stream(
+        self,
+        stage: Stage[R],
+        chunk_size: int,
+        total: int,
+        build: Callable[Concatenate[int, P], Iterable[Sequence[R]]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[R]:
+        """Like stage, for long work: build(skip, ...) yields chunks of records, each written as it comes.
+
+        skip is the number of records that an interrupted attempt has left, a multiple of chunk_size.
+        """
+
+        def write(partial: Path) -> None:
+            skip = keep_whole_chunks(partial, chunk_size)
+            self.progress.advance(skip)
+            done = skip
+            with partial.open("ab") as file:
+                for chunk in build(skip, *args, **kwargs):
+                    file.write(b"".join(to_line(record) for record in chunk))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    done += len(chunk)
+                    self.progress.advance(done)
+
+        return self._run(stage, lambda _: total, write)
+
+    def _run(self, stage: Stage[R], total: Callable[[list[R]], int], write: Callable[[Path], None]) -> list[R]:
+        final = self.path / stage.path
+        with self._timed(stage.path, final) as found:
+            if not found:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                partial = final.with_name(final.name + ".partial")
+                self.progress.begin(self._label(stage.path), total([]) or None)
+                write(partial)
+                partial.replace(final)
+        return list(read_records(final, stage.record))
+
+    def model(
+        self, fit: Callable[Concatenate[Path, Path, P], Checkpoint], *args: P.args, **kwargs: P.kwargs
+    ) -> Checkpoint:
+        """The trained model of this folder: fit(partial, final, ...) trains into partial, which becomes final.
+
+        partial may hold what an interrupted attempt has left; fit goes on from there.
+        """
+        final = self.path / "model"
+        with self._timed("model", final) as found:
+            if not found:
+                partial = self.path / "model.partial"
+                partial.mkdir(exist_ok=True)
+                self.progress.begin(self._label("model"), None)
+                checkpoint = fit(partial, final, *args, **kwargs)
+                write_json(partial / "checkpoint.json", checkpoint.model_dump())
+                partial.replace(final)
+        return Checkpoint.model_validate_json((final / "checkpoint.json").read_text())
+
+    @contextmanager
+    def _timed(self, what: str, final: Path) -> Iterator[bool]:
+        started = time.monotonic()
+        found = final.exists()
+        yield found
+        self.progress.end(self._label(what), found)
+        if not found:
+            event = {
+                "stage": self._label(what),
+                "wall_s": round(time.monotonic() - started, 3),
+                "time": round(time.time(), 3),
+            }
+            with (self.root / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(event) + "\n")
+
+    def _label(self, what: str) -> str:
+        where = self.path.relative_to(self.root).as_posix()
+        return (what if where == "." else f"{where}/{what}").removesuffix(".jsonl")
+
+
+@contextmanager
+def open_run(config: Config, progress: Progress | None = None) -> Iterator[RunDir]:
+    """The run directory of a config, new or to be resumed, held against a second process.
+
+    Raises:
+        RunDirError: another process works on it, or it belongs to another config.
+    """
+    path = Path(config.run)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirError(f"run={path}: cannot be made a folder: {error}") from None
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunDirError(
+                f"{path}: another process is working on this run; give this one a folder: run=NAME"
+            ) from None
+        check_config(path / "config.json", config)
+        write_json(path / "env.json", environment())
+        yield RunDir(path, progress)
+
+
+def check_config(path: Path, config: Config) -> None:
+    """Write the config of a new run, or compare it with the one that the run was started with.
+
+    Raises:
+        RunDirError: they differ; names the keys.
+    """
+    wanted = json.loads(config.model_dump_json(exclude={"run"}))
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    try:
+        started = json.loads(path.read_text())
+    except ValueError:
+        raise RunDirError(f"{path}: not readable; delete the run's folder or choose another: run=NAME") from None
+    changed = [
+        f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
+        for key, old, new in differences(started, wanted)
+        if old != new
+    ]
+    if changed:
+        raise RunDirError(
+            f"{path.parent}: this run was started with another config: {', '.join(changed)}; "
+            "put the values back, delete the folder, or choose another: run=NAME"
+        )
+
+
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old, new) of every leaf that differs between two JSON trees."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(n for n in new if n not in old)]:
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{key}.{index}")
+    elif old != new:
+        yield key, old, new
+
+
+def to_line(record: Record) -> bytes:
+    """A record as one line of JSONL; what equals its default is left out."""
+    return record.model_dump_json(exclude_defaults=True).encode() + b"\n"
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a JSONL file; not atomic by itself."""
+    with path.open("wb") as file:
+        file.writelines(map(to_line, records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path, record: type[R]) -> Iterator[R]:
+    """Read a JSONL file.
+
+    Raises:
+        RunDirError: a line is no such record, with its number.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield record.model_validate_json(line)
+            except ValidationError as error:
+                raise RunDirError(
+                    f"{path}:{number}: not a {record.__name__} of this version; delete the file to have it made again: {error}"
+                ) from None
+
+
+def keep_whole_chunks(path: Path, chunk_size: int) -> int:
+    """Cut a JSONL file back to its last whole chunk; the number of lines that stay."""
+    if not path.exists():
+        return 0
+    keep = size = count = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            size += len(line)
+            count += 1
+            if count % chunk_size == 0:
+                keep = size
+    os.truncate(path, keep)
+    return count - count % chunk_size
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """What the figures of a run may depend on."""
+    packages = ["toolrefine", "torch", "transformers", "peft", "accelerate", "tokenizers"]
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning on the Hugging Face stack. Heavy libraries are imported on use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolrefine.config import Config
+from toolrefine.rundir import Progress
+from toolrefine.types import Checkpoint, Example
+
+__all__ = ["num_steps_of", "sft"]
+
+
+def sft(
+    partial: Path,
+    final: Path,
+    base: Checkpoint,
+    corpus: Sequence[Example],
+    config: Config,
+    *,
+    iteration: int,
+    progress: Progress,
+    max_steps: int | None = None,
+) -> Checkpoint:
+    """Fine-tune base on the target turns of a corpus.
+
+    Args:
+        partial: folder to work in; checkpoints that a killed attempt has left there are gone on from.
+        final: what partial will be renamed to.
+        base: weights to start from; an adapter of it is trained further.
+        corpus: what to learn.
+        config: sft, prompt and seed of it.
+        iteration: number of the outer loop, part of the seed.
+        progress: hears of the steps.
+        max_steps: optimizer steps; overrides those of config.sft.
+
+    Raises:
+        RequestError: the base cannot be loaded or its template cannot be trained on.
+        WorkError: no example fits into max_length.
+    """
+    from toolrefine.training.sft import fit
+
+    return fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
+
+
+def num_steps_of(checkpoint: Checkpoint) -> int:
+    """Optimizer steps of the training that made a checkpoint."""
+    folder = Path(checkpoint.adapter or checkpoint.model)
+    num_steps: int = json.loads((folder / "training.json").read_text())["num_steps"]
+    return num_steps

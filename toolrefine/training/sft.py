@@ -1,0 +1,230 @@
+"""One supervised fine-tuning with the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from toolrefine.chat import Chat
+from toolrefine.config import Config, SftConfig
+from toolrefine.errors import WorkError
+from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
+from toolrefine.rundir import Progress, write_json
+from toolrefine.seeds import derive_seed
+from toolrefine.types import Checkpoint, Example
+
+IGNORED = -100
+"""The label of a token that the loss leaves out."""
+
+
+def fit(
+    partial: Path,
+    final: Path,
+    base: Checkpoint,
+    corpus: Sequence[Example],
+    config: Config,
+    *,
+    iteration: int,
+    progress: Progress,
+    max_steps: int | None,
+) -> Checkpoint:
+    """See toolrefine.training.sft."""
+    started = time.monotonic()
+    settings = config.sft
+    device = resolve_device(settings.device)
+    tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
+    model = load_trainable(base, settings, device)
+    chat = Chat(tokenizer, config.prompt, eos_token_ids(model, tokenizer))
+    rows = [chat.example_ids(example) for example in corpus]
+    kept = [row for row in rows if len(row[0]) <= settings.max_length]
+    if not kept:
+        raise WorkError(
+            f"no example of {len(corpus)} has at most sft.max_length={settings.max_length} tokens; raise it"
+        )
+    seed = derive_seed(config.seed, "sft", iteration) % 2**32
+    rows_a_step = settings.batch_size * settings.gradient_accumulation
+    num_steps = max_steps or settings.max_steps or math.ceil(len(kept) * settings.num_epochs / rows_a_step)
+    order = schedule([len(ids) for ids, _ in kept], rows_a_step, num_steps, seed)
+    trainer = SequentialTrainer(
+        model=model,
+        args=training_arguments(partial / "checkpoints", settings, device, num_steps, seed),
+        train_dataset=Rows([kept[i] for i in order]),
+        data_collator=Collator(tokenizer.pad_token_id),
+        callbacks=[Steps(progress)],
+    )
+    progress.begin(f"{final.parent.name}/model", num_steps)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(partial / "checkpoints"))
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    write_json(
+        partial / "training.json",
+        {
+            "num_steps": num_steps,
+            "num_examples": len(kept),
+            "num_left_out": len(rows) - len(kept),
+            "first_loss": losses[0] if losses else None,
+            "final_loss": losses[-1] if losses else None,
+            "wall_s": round(time.monotonic() - started, 2),
+        },
+    )
+    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    if settings.lora is None:
+        return Checkpoint(model=str(final), iteration=iteration)
+    return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
+
+
+def load_trainable(base: Checkpoint, settings: SftConfig, device: str) -> Any:
+    """The model to train: whole, or frozen under a new or continued adapter."""
+    half = settings.lora is not None and (
+        settings.dtype == "bfloat16" or (settings.dtype == "auto" and device != "cpu")
+    )
+    if settings.lora is None and base.adapter is not None:
+        raise WorkError(f"{base.adapter} is an adapter; set sft.lora to train it further, or sft.restart=true")
+    model = load_model(
+        base,
+        dtype="bfloat16" if half else "float32",
+        device=device,
+        trust_remote_code=settings.trust_remote_code,
+        trainable=True,
+    )
+    if settings.lora is not None and base.adapter is None:
+        from peft import LoraConfig, get_peft_model
+
+        targets = settings.lora.target_modules
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=settings.lora.rank,
+                lora_alpha=settings.lora.alpha,
+                lora_dropout=settings.lora.dropout,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+            ),
+        )
+    return model
+
+
+def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: int, seed: int) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    mixed = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device != "cpu")
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=num_steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=math.ceil(settings.warmup_ratio * num_steps),
+        weight_decay=settings.weight_decay,
+        bf16=mixed,
+        use_cpu=device == "cpu",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=list(settings.report_to) or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device != "cpu",
+    )
+
+
+def schedule(lengths: Sequence[int], rows_a_step: int, num_steps: int, seed: int) -> list[int]:
+    """Indices of the examples for every step, in order: shuffled anew each epoch, alike in length within a step.
+
+    Written down in full beforehand, so that a resumed training sees exactly what it would have seen.
+    """
+    order: list[int] = []
+    epoch = 0
+    while len(order) < num_steps * rows_a_step:
+        rng = Random(f"{seed}/{epoch}")
+        indices = list(range(len(lengths)))
+        rng.shuffle(indices)
+        bucket = 16 * rows_a_step
+        steps = []
+        for start in range(0, len(indices), bucket):
+            part = sorted(indices[start : start + bucket], key=lambda i: lengths[i])
+            steps += [part[i : i + rows_a_step] for i in range(0, len(part), rows_a_step)]
+        rng.shuffle(steps)
+        order += [i for step in sorted(steps, key=lambda step: len(step) < rows_a_step) for i in step]
+        epoch += 1
+    return order[: num_steps * rows_a_step]
+
+
+class Rows(Dataset[dict[str, list[int]]]):
+    """Token ids and labels, in the order of training."""
+
+    def __init__(self, rows: Sequence[tuple[list[int], int]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        ids, start = self.rows[index]
+        return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
+
+
+class Collator:
+    """Right padding; the loss leaves padding out."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Tensors (rows, longest)."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        fills = {"input_ids": self.pad_id, "labels": IGNORED}
+        batch = {
+            name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+            for name, fill in fills.items()
+        }
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        return batch
+
+
+class SequentialTrainer(Trainer):
+    """A Trainer that takes the rows as they come: their order is the schedule."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(self.train_dataset)
+
+
+class Steps(TrainerCallback):
+    """Passes the Trainer's steps on, and keeps its own printing quiet."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One optimizer step is done."""
+        self.progress.advance(state.global_step)
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written whole (its state file is written last), torn ones being deleted."""
+    if not folder.exists():
+        return None
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            whole.append((json.loads((path / "trainer_state.json").read_text())["global_step"], path))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)
+    return str(max(whole)[1]) if whole else None
