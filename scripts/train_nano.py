@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from toolrefine.config import PromptConfig
-from toolrefine.datasets.toolworld import generate
+from toolrefine.datasets.toolworld import generate, served_exchange
 from toolrefine.datasets.toolworld_domains import get_domain
 from toolrefine.datasets.toolworld_labels import make_wrong
 from toolrefine.formats import get_format
@@ -43,9 +43,14 @@ VOCABULARY = 512
 MAX_TOKENS = 640
 BATCH_TOKENS = 6_144
 SHARD = 384
-REFINE_SHARE = 0.2
+REFINE_SHARE = 0.3
+HISTORY_SHARE = 0.5
+"""Conversations with served requests before them: several targets for one listing of the tools."""
 EASY_SHARDS = 24
 PROMPT = PromptConfig()
+
+Row = tuple[list[int], list[int]]
+"""Token ids and labels of one conversation."""
 
 
 def main() -> None:
@@ -97,7 +102,7 @@ def main() -> None:
                 flush=True,
             )
         finished = elapsed >= budget
-        if finished or elapsed - saved_at > 240:
+        if finished or elapsed - saved_at > 420:
             saved_at = elapsed
             scores = {name: evaluate(model, tokenizer, name) for name in HELD_OUT_DOMAINS}
             record = {
@@ -268,6 +273,7 @@ class Batches(IterableDataset):
             rows = []
             while len(rows) < SHARD:
                 rows += [self.tokenize(*as_example(s, d, rng)) for s, d in self.draw(rng, easy=shard < EASY_SHARDS)]
+                get_domain.cache_clear()
             rows = sorted((r for r in rows if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))
             batches, batch = [], []
             for row in rows:
@@ -292,26 +298,40 @@ class Batches(IterableDataset):
         samples = list(generate(domain, 4, seed))
         if easy:
             samples = [s for s in samples if len(s.tools) <= 3 and s.kind == "single" and len(s.messages) == 1]
-        get_domain.cache_clear()
         return [(s, domain) for s in samples]
 
-    def tokenize(self, sample: Sample, messages: tuple[Message, ...]) -> tuple[list[int], int]:
-        prompt, whole = render(self.tokenizer, messages, sample.tools, sample.target)
-        head = self.tokenizer.encode(prompt, add_special_tokens=False)
-        return head + self.tokenizer.encode(whole[len(prompt) :], add_special_tokens=False), len(head)
+    def tokenize(self, sample: Sample, messages: tuple[Message, ...]) -> Row:
+        """Token ids and labels; every turn that calls tools is learned, and the target."""
+        turns = (*messages, sample.target)
+        ids: list[int] = []
+        labels: list[int] = []
+        done = ""
+        for index, turn in enumerate(turns):
+            if index == len(turns) - 1 or (turn.role == "assistant" and turn.tool_calls and not is_draft(turns, index)):
+                prompt, whole = render(self.tokenizer, turns[:index], sample.tools, turn)
+                head = self.tokenizer.encode(prompt.removeprefix(done), add_special_tokens=False)
+                tail = self.tokenizer.encode(whole.removeprefix(prompt), add_special_tokens=False)
+                ids += head + tail
+                labels += [-100] * len(head) + tail
+                done = whole
+        return ids, labels
 
-    def pad(self, batch: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def pad(self, batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(ids) for ids, _ in batch)
         ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id)
         labels = torch.full((len(batch), longest), -100)
-        for row, (tokens, start) in enumerate(batch):
+        for row, (tokens, wanted) in enumerate(batch):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, start : len(tokens)] = torch.tensor(tokens[start:])
+            labels[row, : len(tokens)] = torch.tensor(wanted)
         return ids, labels
 
 
 def as_example(sample: Sample, domain: str, rng: Random) -> tuple[Sample, tuple[Message, ...]]:
     """The sample's prompt, or, for a share, a refinement prompt with a draft that is right half of the time."""
+    if domain and rng.random() < HISTORY_SHARE:
+        world = {w.tool.name: w for w in get_domain(domain).tools}
+        served = [served_exchange(rng, world[rng.choice(sample.tools).name]) for _ in range(rng.choice([1, 2, 3]))]
+        return sample, (*(turn for turns in served for turn in turns), *sample.messages)
     if rng.random() >= REFINE_SHARE:
         return sample, sample.messages
     draft = sample.target
@@ -324,6 +344,11 @@ def as_example(sample: Sample, domain: str, rng: Random) -> tuple[Sample, tuple[
     return sample, (*sample.messages, draft, Message(role="user", content=PROMPT.refine))
 
 
+def is_draft(turns: tuple[Message, ...], index: int) -> bool:
+    """Whether a turn is a draft to be refined: it may be wrong."""
+    return turns[index + 1].content == PROMPT.refine
+
+
 def misspell(text: str, rng: Random) -> str:
     """Drop, double or swap one or two letters: how a small model mis-copies."""
     for _ in range(rng.choice([1, 1, 2])):
@@ -333,7 +358,7 @@ def misspell(text: str, rng: Random) -> str:
 
 
 @torch.no_grad()
-def evaluate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domain: str, size: int = 200) -> float:
+def evaluate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domain: str, size: int = 150) -> float:
     """Share of held-out samples answered to the letter, greedily."""
     rendered = [(*render(tokenizer, s.messages, s.tools, s.target), s) for s in generate(domain, size, 7)]
     rendered.sort(key=lambda r: len(r[0]))

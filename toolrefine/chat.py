@@ -125,7 +125,7 @@ class Chat:
             )
         except Exception as error:  # a template may raise whatever it likes
             raise TemplateError(
-                f"the chat template refuses this conversation: {error}; where it cannot express it, set prompt.style=system"
+                f"the chat template refuses this conversation: {error}; if it cannot express it, set prompt.style=system"
             ) from error
         return text
 
@@ -137,16 +137,12 @@ class Chat:
             role = "user" if message.role == "tool" else message.role
             content = f"Tool result: {message.content}" if message.role == "tool" else message.content
             if message.tool_calls:
-                content = self.format_calls(message.tool_calls)
+                content = self.format.render(message.tool_calls)
             if turns and turns[-1]["role"] == role:
                 turns[-1]["content"] += f"\n\n{content}"
             else:
                 turns.append({"role": role, "content": content})
         return turns
-
-    def format_calls(self, calls: Sequence[ToolCall]) -> str:
-        """Calls in the wire format."""
-        return self.format.render(calls)
 
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

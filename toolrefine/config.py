@@ -45,8 +45,6 @@ class FileDataset(Record):
     """Rows to read after the offset."""
     invalid_targets: Literal["quarantine", "keep"] = "quarantine"
     """What to do with a row whose target contradicts the schema of its tools."""
-    invalid_targets: Literal["quarantine", "keep"] = "quarantine"
-    """What to do with targets that contradict the schemas of their own tools."""
 
 
 class ToolworldDataset(Record):

@@ -14,15 +14,15 @@ from toolrefine.types import EvalItem, Sample
 
 def evaluate(
     skip: int,
+    chunk_size: int,
     engine: Engine,
     samples: Sequence[Sample],
     refinement: RefinementConfig,
     prompt: PromptConfig,
     *,
     max_new_tokens: int,
-    chunk_size: int,
 ) -> Iterator[list[EvalItem]]:
-    """Yield the scored answers to samples[skip:], a chunk at a time, in order."""
+    """Yield the scored answers to samples[skip:], chunk_size at a time, in order."""
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     for chunk in chunks(samples[skip:], chunk_size):
         refinements = refine(engine, [to_prompt(sample) for sample in chunk], refinement, prompt, params)

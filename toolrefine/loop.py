@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from toolrefine.config import Config
 from toolrefine.corpus import build_corpus, direct_corpus
@@ -78,26 +77,19 @@ def measure(model: Checkpoint, config: Config, run: RunDir, held_out: dict[str, 
                 config.refinement,
                 config.prompt,
                 max_new_tokens=settings.max_new_tokens,
-                chunk_size=settings.chunk_size,
             )
 
 
 def load_held_out(config: Config, run: RunDir) -> dict[str, list[Sample]]:
     """The evaluation sets by name, kept in the run beside the pool."""
+    folder = run.folder("held_out")
     return {
-        dataset_name(dataset): run.stage(
-            Stage(f"held_out/{dataset_name(dataset)}.jsonl", Sample),
-            load_pool,
-            [dataset],
-            quarantine_of(run, dataset_name(dataset)),
+        name: folder.stage(
+            Stage(f"{name}.jsonl", Sample), load_pool, [dataset], folder.path / f"{name}.quarantine.jsonl"
         )
         for dataset in config.evaluation.datasets
+        for name in [dataset_name(dataset)]
     }
-
-
-def quarantine_of(run: RunDir, name: str) -> Path:
-    """Where the bad rows of an evaluation set go."""
-    return run.path / "held_out" / f"{name}.quarantine.jsonl"
 
 
 def count_solvable(groups: Sequence[Group]) -> int:

@@ -11,13 +11,13 @@ from toolrefine.types import Group, Prompt, Sample
 
 
 def rollout(
-    skip: int, engine: Engine, pool: Sequence[Sample], config: RolloutConfig, *, seed: int
+    skip: int, chunk_size: int, engine: Engine, pool: Sequence[Sample], config: RolloutConfig, *, seed: int
 ) -> Iterator[list[Group]]:
-    """Yield the groups of pool[skip:], a chunk of config.chunk_size samples at a time, in the order of the pool."""
+    """Yield the groups of pool[skip:], chunk_size samples at a time, in the order of the pool."""
     params = SamplingParams(
         temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens, seed=seed
     )
-    for chunk in chunks(pool[skip:], config.chunk_size):
+    for chunk in chunks(pool[skip:], chunk_size):
         answers = engine.sample([to_prompt(sample) for sample in chunk], config.k, params)
         yield [
             Group(sample_id=sample.id, completions=tuple(group), scores=tuple(score(c, sample) for c in group))

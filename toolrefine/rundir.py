@@ -100,11 +100,11 @@ class RunDir:
         stage: Stage[R],
         chunk_size: int,
         total: int,
-        build: Callable[Concatenate[int, P], Iterable[Sequence[R]]],
+        build: Callable[Concatenate[int, int, P], Iterable[Sequence[R]]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> list[R]:
-        """Like stage, for long work: build(skip, ...) yields chunks of records, each written as it comes.
+        """Like stage, for long work: build(skip, chunk_size, ...) yields chunks of records, each written as it comes.
 
         skip is the number of records that an interrupted attempt has left, a multiple of chunk_size.
         """
@@ -114,7 +114,7 @@ class RunDir:
             self.progress.advance(skip)
             done = skip
             with partial.open("ab") as file:
-                for chunk in build(skip, *args, **kwargs):
+                for chunk in build(skip, chunk_size, *args, **kwargs):
                     file.write(b"".join(to_line(record) for record in chunk))
                     file.flush()
                     os.fsync(file.fileno())
@@ -137,7 +137,7 @@ class RunDir:
     def model(
         self, fit: Callable[Concatenate[Path, Path, P], Checkpoint], *args: P.args, **kwargs: P.kwargs
     ) -> Checkpoint:
-        """The trained model of this folder: fit(partial, final, ...) trains into partial, which becomes final.
+        """The model of this folder: fit(partial, final, ...) trains into partial, which becomes final.
 
         partial may hold what an interrupted attempt has left; fit goes on from there.
         """
@@ -259,7 +259,8 @@ def read_records(path: Path, record: type[R]) -> Iterator[R]:
                 yield record.model_validate_json(line)
             except ValidationError as error:
                 raise RunDirError(
-                    f"{path}:{number}: not a {record.__name__} of this version; delete the file to have it made again: {error}"
+                    f"{path}:{number}: not a {record.__name__} of this version; delete the file to have it made again: "
+                    f"{error}"
                 ) from None
 
 

@@ -1,23 +1,28 @@
-"""Datasets -> samples. One source format a file; a bad row is quarantined with its reason, never lost or fatal."""
+"""Data sets: one source format a file, every row either samples or quarantined."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from toolrefine.config import Dataset, FileDataset
-from toolrefine.datasets import canonical, openai, toolace, toolworld, xlam
-from toolrefine.datasets.files import HUB, read_rows
+from toolrefine.config import Dataset, FileDataset, ToolworldDataset
+from toolrefine.datasets import canonical, openai, toolace, xlam
+from toolrefine.datasets.files import Row, read_file
+from toolrefine.datasets.hub import read_hub
+from toolrefine.datasets.quarantine import Quarantine, open_quarantine
+from toolrefine.datasets.toolworld import generate
 from toolrefine.errors import DataError, RowError
 from toolrefine.matching import schema_violation
-from toolrefine.types import Record, Sample
+from toolrefine.types import Sample
 
-__all__ = ["READERS", "QuarantinedRow", "dataset_name", "load_pool", "load_rows"]
+__all__ = ["READERS", "Quarantine", "Reader", "dataset_name", "load_dataset", "load_pool", "open_quarantine"]
 
-READERS: dict[str, Callable[[dict[str, Any], str], Iterator[Sample]]] = {
+Reader = Callable[[dict[str, Any], str], Iterator[Sample]]
+"""Turns a row into samples. The text says where the row stands and names samples without an id. Raises RowError."""
+
+READERS: dict[str, Reader] = {
     "canonical": canonical.read_row,
     "openai": openai.read_row,
     "toolace": toolace.read_row,
@@ -25,99 +30,76 @@ READERS: dict[str, Callable[[dict[str, Any], str], Iterator[Sample]]] = {
 }
 
 
-class QuarantinedRow(Record):
-    """A row that could not be used."""
-
-    file: str
-    line: int
-    """Counted from 1 in files with one row a line, from 0 in JSON lists and on the hub."""
-    reason: str
-
-
-def dataset_name(dataset: Dataset) -> str:
-    """Label of a data set in reports and file names."""
-    if dataset.name:
-        return dataset.name
-    if isinstance(dataset, FileDataset):
-        return dataset.source.removeprefix(HUB).replace("\\", "/").rsplit("/", 1)[-1].split(".")[0]
-    return dataset.domain
-
-
-def load_pool(datasets: Sequence[Dataset], quarantine: Path | None = None) -> list[Sample]:
-    """All samples of some data sets, with unique ids; bad rows are written to the quarantine file, if there are any.
+def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> list[Sample]:
+    """All samples of some data sets, in order, each with an id of its own; bad rows go to the quarantine file.
 
     Raises:
-        DataError: a source cannot be read at all, or no sample is left.
+        DataError: a source cannot be used at all, or there is not one sample.
     """
-    samples: list[Sample] = []
-    bad: list[QuarantinedRow] = []
-    ids: set[str] = set()
-    for dataset in datasets:
-        for item in load_rows(dataset):
-            if isinstance(item, QuarantinedRow):
-                bad.append(item)
-            else:
-                samples.append(_with_unique_id(item, ids))
-    if bad and quarantine is not None:
-        quarantine.parent.mkdir(parents=True, exist_ok=True)
-        partial = quarantine.with_name(quarantine.name + ".partial")
-        partial.write_text("".join(row.model_dump_json() + "\n" for row in bad), encoding="utf-8")
-        partial.replace(quarantine)
-    if not samples:
-        names = ", ".join(dataset_name(dataset) for dataset in datasets)
-        why = f"all {len(bad)} rows are bad, the first one: {bad[0].reason}" if bad else "there are no rows"
-        raise DataError(f"{names}: no sample to work with: {why}; check datasets.format")
-    return samples
+    pool: list[Sample] = []
+    taken: set[str] = set()
+    num_uses: dict[str, int] = {}
+    with open_quarantine(quarantine) as bad:
+        for config in configs:
+            for sample in load_dataset(config, bad):
+                unique = _unique_id(sample.id, taken, num_uses)
+                pool.append(sample if unique == sample.id else sample.model_copy(update={"id": unique}))
+    if not pool:
+        names = ", ".join(map(dataset_name, configs)) or "no data sets"
+        problem = f"{bad.num_rows} bad rows, the first at {bad.first}" if bad.num_rows else "no rows"
+        place = f"; all are listed in {quarantine}" if bad.num_rows and quarantine else ""
+        raise DataError(f"{names}: no usable sample: {problem}{place}; check the data set's format, offset and limit")
+    return pool
 
 
-def load_rows(dataset: Dataset) -> Iterator[Sample | QuarantinedRow]:
-    """The samples of one data set, and the rows that are none, in order.
+def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Iterator[Sample]:
+    """The samples of one data set, in order. Ids are as the source has them.
 
     Raises:
-        DataError: the source cannot be read at all.
+        DataError: the source cannot be used at all.
     """
-    if not isinstance(dataset, FileDataset):
-        yield from toolworld.generate(dataset.domain, dataset.size, dataset.seed, dataset.wrong_label_rate)
+    if isinstance(config, ToolworldDataset):
+        yield from generate(config.domain, config.size, config.seed, config.wrong_label_rate)
         return
-    stop = None if dataset.limit is None else dataset.offset + dataset.limit
-    for where, row in islice(read_rows(dataset.source, dataset.split), dataset.offset, stop):
+    quarantine = quarantine or Quarantine()
+    name = dataset_name(config)
+    for row in _rows(config):
         try:
-            yield from read_samples(row, where, dataset)
+            samples = list(READERS[config.format](row.read(), f"{name}:{row.line}"))
         except RowError as error:
-            file, _, line = where.rpartition(":")
-            yield QuarantinedRow(file=file, line=int(line), reason=str(error))
+            quarantine.add(config.source, row.line, str(error))
+            continue
+        for sample in samples:
+            violation = schema_violation(sample.target.tool_calls, sample.tools)
+            if violation and config.invalid_targets == "quarantine":
+                quarantine.add(config.source, row.line, f"the target of sample {sample.id} is invalid: {violation}")
+            else:
+                yield sample if sample.source else sample.model_copy(update={"source": name})
 
 
-def read_samples(row: dict[str, Any] | RowError, where: str, dataset: FileDataset) -> list[Sample]:
-    """The samples of one row, all of them good.
-
-    Raises:
-        RowError: the row is bad, or a target contradicts its tools.
-    """
-    if isinstance(row, RowError):
-        raise row
-    samples = list(READERS[dataset.format](row, where))
-    for sample in samples:
-        violation = schema_violation(sample.target.tool_calls, sample.tools)
-        if violation is not None and dataset.invalid_targets == "quarantine":
-            raise RowError(f"target: {violation}")
-        _check_json(sample)
-    return samples
+def dataset_name(config: Dataset) -> str:
+    """What reports call a data set: its name in the config, else the domain, file or hub data set."""
+    if config.name:
+        return config.name
+    if isinstance(config, ToolworldDataset):
+        return config.domain
+    name = config.source.removeprefix("hub:").rstrip("/").rpartition("/")[2]
+    for suffix in (".gz", ".jsonl", ".json"):
+        name = name.removesuffix(suffix)
+    return name
 
 
-def _check_json(sample: Sample) -> None:
-    """What cannot be written as UTF-8 JSON (a lone surrogate) cannot be kept either."""
-    try:
-        sample.model_dump_json()
-        json.dumps(sample.model_dump(), allow_nan=False, ensure_ascii=False).encode("utf-8")
-    except ValueError as error:
-        raise RowError(f"not storable as JSON: {error}") from None
+def _rows(config: FileDataset) -> Iterator[Row]:
+    hub_name = config.source.removeprefix("hub:")
+    rows = read_file(Path(hub_name)) if hub_name == config.source else read_hub(hub_name, config.split)
+    return islice(rows, config.offset, None if config.limit is None else config.offset + config.limit)
 
 
-def _with_unique_id(sample: Sample, ids: set[str]) -> Sample:
-    unique, number = sample.id, 1
-    while unique in ids:
-        number += 1
-        unique = f"{sample.id}#{number}"
-    ids.add(unique)
-    return sample if unique == sample.id else sample.model_copy(update={"id": unique})
+def _unique_id(wanted: str, taken: set[str], num_uses: dict[str, int]) -> str:
+    """An id that is not taken yet: the wanted one, else with #2, #3 and so on behind it."""
+    unique = wanted
+    while unique in taken:
+        num_uses[wanted] = num_uses.get(wanted, 1) + 1
+        unique = f"{wanted}#{num_uses[wanted]}"
+    taken.add(unique)
+    return unique

@@ -1,7 +1,8 @@
-"""The canonical format: one sample a row, OpenAI-style tools and messages, the target as a list of calls.
+"""toolrefine's own format, one sample a row, as toolrefine.datasets.export writes it.
 
-{"id", "source", "tools": [{"type": "function", "function": {...}}], "messages": [...],
- "target": [{"name", "arguments"}], "target_text": "...", "meta": {...}}; an empty target means that no tool applies.
+{"id", "source", "license", "tools", "messages", "target", "target_text", "meta"}: tools and messages as OpenAI has
+them, target a list of {"name", "arguments"} that is empty where no tool applies, target_text the reply in that case.
+Only messages and target are required.
 """
 
 from __future__ import annotations
@@ -9,53 +10,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from toolrefine.datasets.rows import read_calls, read_list, read_messages, read_text, read_tools
+from toolrefine.datasets.fields import id_of, object_of, read_calls, read_tools, text_of
+from toolrefine.datasets.openai import read_messages
 from toolrefine.errors import RowError
 from toolrefine.types import Message, Sample
 
 
 def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
-    """The sample of a row.
+    """The sample of one row; where becomes its id if the row has none. Its license goes into meta.
 
     Raises:
-        RowError: says what is wrong with the row.
+        RowError: the row does not fit the format.
     """
-    if "target" not in row:
-        raise RowError("target: missing; a list of {name, arguments}, empty where no tool applies")
-    calls = read_calls(read_list(row, "target"), "target")
-    messages = read_messages(read_list(row, "messages"))
+    for key in ("messages", "target"):
+        if row.get(key) is None:
+            raise RowError(f"{key}: missing")
+    messages = tuple(read_messages(row["messages"]).messages)
     if not messages:
         raise RowError("messages: empty")
-    meta = row.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise RowError("meta: not an object")
+    calls = read_calls(row["target"], "target")
+    reply = text_of(row.get("target_text"), "target_text")
+    meta = dict(object_of(row.get("meta") or {}, "meta"))
+    if isinstance(row.get("license"), str) and row["license"]:
+        meta["license"] = row["license"]
     yield Sample(
-        id=str(row.get("id") or where),
+        id=id_of(row, where),
         messages=messages,
-        tools=read_tools(read_list(row, "tools")),
-        target=Message(role="assistant", tool_calls=calls, content="" if calls else read_text(row, "target_text")),
-        source=read_text(row, "source"),
+        tools=read_tools(row.get("tools")),
+        target=Message(role="assistant", content="" if calls else reply, tool_calls=calls),
+        source=text_of(row.get("source"), "source"),
         meta=meta,
     )
-
-
-def write_row(sample: Sample) -> dict[str, Any]:
-    """A sample as a row that read_row reads back."""
-    return {
-        "id": sample.id,
-        "source": sample.source,
-        "tools": [{"type": "function", "function": tool.model_dump()} for tool in sample.tools],
-        "messages": [_write_message(message) for message in sample.messages],
-        "target": [call.model_dump() for call in sample.target.tool_calls],
-        "target_text": sample.target.content,
-        "meta": sample.meta,
-    }
-
-
-def _write_message(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = [{"type": "function", "function": call.model_dump()} for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn

@@ -52,30 +52,37 @@ class Conversation:
         self._append(Message(role="tool", content=content, tool_call_id=call_id))
 
     def samples(self, tools: tuple[Tool, ...], row_id: str, meta: dict[str, Any]) -> Iterator[Sample]:
-        """One sample for every assistant turn to learn that comes after a user turn.
+        """One sample for each assistant turn to learn that calls tools or answers a user.
 
-        The target is the turn's calls, or its text where it makes none. The id is the row's, followed by the number of
-        the sample where there are several.
+        A text that follows a result reports it and is no choice between calling and not calling, so it is context
+        only; a greeting before the first user turn is, too. The target is the turn's calls, or its text where it
+        makes none. The id is the row's, followed by the number of the sample where there are several.
 
         Raises:
             RowError: there is no such turn, or one says nothing.
         """
-        roles = [message.role for message in self.messages]
-        start = roles.index("user") if "user" in roles else len(roles)
-        targets = [i for i in range(start, len(roles)) if roles[i] == "assistant" and i not in self._not_learned]
+        targets = [index for index in range(1, len(self.messages)) if self._is_target(index)]
         if not targets:
-            raise RowError("no assistant turn to learn after a user turn")
-        for number, index in enumerate(targets, 1):
+            raise RowError("no assistant turn to learn that calls tools or answers a user")
+        for number, index in enumerate(targets):
             answer = self.messages[index]
             if not answer.tool_calls and not answer.content.strip():
-                raise RowError(f"assistant turn {number} has neither text nor calls")
+                raise RowError(f"turn {index + 1}, of the assistant, has neither text nor calls")
             yield Sample(
-                id=row_id if len(targets) == 1 else f"{row_id}-{number}",
+                id=row_id if len(targets) == 1 else f"{row_id}/{number}",
                 messages=tuple(self.messages[:index]),
                 tools=tools,
                 target=Message(role="assistant", tool_calls=answer.tool_calls) if answer.tool_calls else answer,
                 meta=meta,
             )
+
+    def _is_target(self, index: int) -> bool:
+        answer, before = self.messages[index], self.messages[:index]
+        if answer.role != "assistant" or index in self._not_learned:
+            return False
+        if answer.tool_calls:
+            return any(message.role == "user" for message in before)
+        return before[-1].role == "user"
 
     def _append(self, message: Message) -> None:
         if len(self.messages) == MAX_TURNS:

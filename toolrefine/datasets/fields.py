@@ -84,11 +84,17 @@ def text_of(value: Any, what: str) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
-        value = "\n".join(parts) if all(isinstance(part, str) for part in parts) else value
+        return "\n".join(_text_part(part, what) for part in value)
     if not isinstance(value, str):
         raise RowError(f"{what}: must be text, not {brief(value)}")
     return value
+
+
+def _text_part(part: Any, what: str) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise RowError(f"{what}: must hold nothing but text, not {brief(part)}")
+    return text
 
 
 def name_of(spec: dict[str, Any], what: str) -> str:

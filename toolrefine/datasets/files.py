@@ -1,81 +1,133 @@
-"""Rows of files and of the hub: streamed, with their place; what is no row comes as a RowError."""
+"""Rows of JSON files, one at a time and in bounded memory, however broken the file."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, cast
 
-from toolrefine.datasets.rows import read_json
+from toolrefine.datasets.fields import parse_row
 from toolrefine.errors import DataError, RowError
 
-MAX_LINE_BYTES = 8 * 2**20
-"""A longer line is quarantined unread: memory stays bounded whatever a file holds."""
+MAX_ROW_BYTES = 8 * 2**20
+"""A longer row is quarantined unread. Real rows stay below 0.1 MiB; what is longer is a broken or hostile file."""
 
-HUB = "hub:"
+_BLOCK = 2**20
+_BOM = b"\xef\xbb\xbf"
+_BETWEEN = re.compile(r"[\s,]*+")
 
 
-def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-    """(file:line, row) of a .json, .jsonl or .jsonl.gz file or of hub:OWNER/NAME, in order.
+class Row(NamedTuple):
+    """A row that has been found but not yet read."""
+
+    line: int
+    """Line of the file, from 1, on which the row starts."""
+    text: str | None
+    fault: str = ""
+    """Why there is no text."""
+
+    def read(self) -> dict[str, Any]:
+        """The row as an object.
+
+        Raises:
+            RowError: it is none.
+        """
+        if self.text is None:
+            raise RowError(self.fault)
+        return parse_row(self.text)
+
+
+def read_file(path: Path) -> Iterator[Row]:
+    """The rows of a .json (a list, or one object a line) or .jsonl file, either of them gzipped or not; no blank lines.
 
     Raises:
-        DataError: the source is missing or cannot be read at all.
+        DataError: the file is missing or of another kind, its gzip stream is damaged, or its list is not JSON.
     """
-    if source.startswith(HUB):
-        yield from _read_hub(source.removeprefix(HUB), split)
-        return
-    path = Path(source)
-    if not path.is_file():
-        raise DataError(f"{source}: no such file; name a .json, .jsonl or .jsonl.gz file, or hub:OWNER/NAME")
+    suffixes = path.name.removesuffix(".gz").rpartition(".")[2]
+    if suffixes not in ("json", "jsonl"):
+        raise DataError(f"{path}: not a .json, .jsonl, .json.gz or .jsonl.gz file; convert it to one of these")
+    with _opened(path) as file:
+        start = file.read(1024)
+        file.seek(0)
+        is_list = suffixes == "json" and start.removeprefix(_BOM).lstrip().startswith(b"[")
+        yield from _list_items(path, file) if is_list else _lines(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield from _read_array(source, file) if path.suffix == ".json" else _read_lines(source, file)
-    except (OSError, EOFError) as error:
-        raise DataError(f"{source}: cannot be read: {error}") from error
+        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as unzipped:
+            yield cast("IO[bytes]", unzipped) if path.name.endswith(".gz") else raw
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; source is the path of a file, or hub:OWNER/NAME") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: a damaged gzip file ({error}); make or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _read_lines(source: str, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+def _lines(file: IO[bytes]) -> Iterator[Row]:
     number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
+    while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
-        where = f"{source}:{number}"
-        if len(line) > MAX_LINE_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_LINE_BYTES)
-            yield where, RowError(f"longer than {MAX_LINE_BYTES} bytes")
-        elif line.strip():
-            yield where, _parse(line)
+        if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+            while (rest := file.readline(_BLOCK)) and not rest.endswith(b"\n"):
+                pass
+            yield Row(number, None, f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB")
+            continue
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            yield Row(number, line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            fault = f"the row is not UTF-8: byte {line[error.start]:#04x} at position {error.start + 1}"
+            yield Row(number, None, fault)
 
 
-def _parse(line: bytes) -> dict[str, Any] | RowError:
+def _list_items(path: Path, file: IO[bytes]) -> Iterator[Row]:
+    """The items of a JSON list. They cannot be told apart behind a syntax error, so that one ends the file."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    decoder = json.JSONDecoder()
     try:
-        row = read_json(line.decode("utf-8"), "line")
+        buffer = text.read(_BLOCK)
+        position = buffer.index("[") + 1
+        line = 1 + buffer.count("\n", 0, position)
+        while True:
+            between = _BETWEEN.match(buffer, position)
+            start = between.end() if between else position
+            line += buffer.count("\n", position, start)
+            end, fault = _item_end(decoder, buffer, start)
+            # An item that touches the end of the buffer may go on behind it.
+            if end == len(buffer) and len(buffer) - start <= MAX_ROW_BYTES and (more := text.read(_BLOCK)):
+                buffer, position = buffer[start:] + more, 0
+            elif buffer[start:end] == "]":
+                break
+            elif fault:
+                raise DataError(f"{path}:{line}: the list cannot be read from here on: {fault}; mend the file")
+            else:
+                yield Row(line, buffer[start:end])
+                line += buffer.count("\n", start, end)
+                position = end
+        if buffer[end:].strip() or text.read(_BLOCK).strip():
+            raise DataError(f"{path}:{line}: there is more behind the end of the list; use one object a line instead")
     except UnicodeDecodeError as error:
-        return RowError(f"not UTF-8: {error}")
-    except RowError as error:
-        return error
-    return row if isinstance(row, dict) else RowError("not a JSON object")
+        raise DataError(f"{path}: not UTF-8: {error.reason}; save the file as UTF-8") from None
+    finally:
+        text.detach()
 
 
-def _read_array(source: str, file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
+def _item_end(decoder: json.JSONDecoder, buffer: str, start: int) -> tuple[int, str]:
+    """Where the item at start ends, or the buffer's end and what is wrong with the item."""
+    if buffer.startswith("]", start):
+        return start + 1, ""
     try:
-        rows = json.load(file)
+        return decoder.raw_decode(buffer, start)[1], ""
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not JSON: {error}; a file with one object a line is called .jsonl") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{source}: not a JSON list of rows; a file with one object a line is called .jsonl")
-    for number, row in enumerate(rows):
-        yield f"{source}:{number}", row if isinstance(row, dict) else RowError("not a JSON object")
-
-
-def _read_hub(name: str, split: str) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, split=split, streaming=True)
-        for number, row in enumerate(rows):
-            yield f"{HUB}{name}:{number}", dict(row)
-    except Exception as error:  # the hub client raises whatever its transports do
-        raise DataError(f"{HUB}{name}: split {split} cannot be loaded: {error}") from error
+        return len(buffer), str(error)

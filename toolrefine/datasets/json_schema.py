@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _MAX_DEPTH = 64
+_MAX_TYPE_LENGTH = 300
 _TYPES = {
     "any": "",
     "array": "array",
@@ -45,6 +46,10 @@ def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
         match keyword, value:
             case "type", str():
                 repaired |= python_type(value)
+            case "type", list():
+                names = [_TYPES.get(name.lower()) for name in value if isinstance(name, str)]
+                if names and all(names):
+                    repaired[keyword] = names
             case "properties", dict():
                 repaired[keyword] = {
                     name: repair_schema(item, depth + 1) if isinstance(item, dict) else {}
@@ -73,14 +78,14 @@ def python_type(text: str, depth: int = 0) -> dict[str, Any]:
 
     What it does not know, it allows: {}. Tuples and sets are lists.
     """
-    alternatives = _split(text, "|")
-    if depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH or len(text) > _MAX_TYPE_LENGTH:
         return {}
+    alternatives = split_outside_brackets(text, "|")
     if len(alternatives) > 1:
         return _union(alternatives, depth)
     head, bracket, rest = text.strip().partition("[")
     name = head.strip().lower().removeprefix("typing.")
-    inside = _split(rest.rstrip().removesuffix("]"), ",") if bracket else []
+    inside = split_outside_brackets(rest.rstrip().removesuffix("]"), ",") if bracket else []
     if name in ("union", "optional") and inside:
         return _union([*inside, *(["None"] if name == "optional" else [])], depth)
     kind = _TYPES.get(name, "")
@@ -102,7 +107,7 @@ def _union(alternatives: list[str], depth: int) -> dict[str, Any]:
     return unique[0] if len(unique) == 1 else {"anyOf": unique}
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split_outside_brackets(text: str, separator: str) -> list[str]:
     """Split at the separators that stand outside of all brackets."""
     parts, start, depth = [], 0, 0
     for index, char in enumerate(text):

@@ -1,53 +1,58 @@
-"""OpenAI's fine-tuning format: {"messages": [...], "tools": [...]}, calls in assistant turns as tool_calls.
+"""OpenAI's chat and fine-tuning format: {"messages": [...], "tools": [...]}.
 
-Each assistant turn that calls a tool becomes a sample, and so does each that answers a user in text: there the model
-declines to call. Texts after a tool result report that result and are no choice between tools.
+Each assistant turn that calls tools or answers a user becomes a sample, save those with "weight": 0. Tools, calls and
+arguments may be objects or JSON text. A row may have an id and a meta object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from toolrefine.datasets.rows import read_list, read_messages, read_tools
+from toolrefine.datasets.conversation import Conversation
+from toolrefine.datasets.fields import brief, id_of, list_of, object_of, read_calls, read_tools, text_of
 from toolrefine.errors import RowError
-from toolrefine.types import Message, Sample, Tool
+from toolrefine.types import Sample
 
 
 def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
-    """A sample for each assistant turn that decides about tools.
+    """The samples of one row; where becomes their id if the row has none.
 
     Raises:
-        RowError: says what is wrong with the row.
+        RowError: the row does not fit the format, or has no assistant turn to learn.
     """
-    messages = read_messages(read_list(row, "messages"))
-    tools = read_tools(read_list(row, "tools"))
-    yield from split_turns(str(row.get("id") or where), messages, tools, source="openai")
+    tools = read_tools(row.get("tools"))
+    conversation = read_messages(row.get("messages"))
+    meta = row.get("meta")
+    yield from conversation.samples(tools, id_of(row, where), meta if isinstance(meta, dict) else {})
 
 
-def split_turns(
-    sample_id: str, messages: Sequence[Message], tools: tuple[Tool, ...], *, source: str
-) -> Iterator[Sample]:
-    """A sample for each assistant turn that calls a tool or answers a user without one, with the history before it.
+def read_messages(value: Any) -> Conversation:
+    """A list of OpenAI messages.
 
     Raises:
-        RowError: there is no such turn.
+        RowError: one does not fit the format, or there are too many.
     """
-    decisions = [
-        index
-        for index, message in enumerate(messages)
-        if message.role == "assistant" and index > 0 and (message.tool_calls or messages[index - 1].role == "user")
-    ]
-    if not decisions:
-        raise RowError("messages: no assistant turn that calls a tool or answers a user")
-    for number, index in enumerate(decisions):
-        target = messages[index]
-        if target.tool_calls:
-            target = Message(role="assistant", tool_calls=target.tool_calls)
-        yield Sample(
-            id=f"{sample_id}/{number}" if len(decisions) > 1 else sample_id,
-            messages=tuple(messages[:index]),
-            tools=tools,
-            target=target,
-            source=source,
-        )
+    conversation = Conversation()
+    for index, item in enumerate(list_of(value, "messages")):
+        what = f"messages[{index}]"
+        turn = object_of(item, what)
+        content = text_of(turn.get("content"), f"{what}.content")
+        raw_calls = list_of(turn.get("tool_calls"), f"{what}.tool_calls")
+        if raw_calls and turn.get("role") != "assistant":
+            raise RowError(f"{what}: only assistant turns can have tool_calls")
+        match turn.get("role"):
+            case "system" | "developer":
+                conversation.add("system", content)
+            case "user":
+                conversation.add("user", content)
+            case "assistant":
+                calls = read_calls(raw_calls, f"{what}.tool_calls")
+                call_ids = [object_of(call, what).get("id") for call in raw_calls]
+                conversation.add_answer(content, calls, call_ids, learn=turn.get("weight") != 0)
+            case "tool":
+                call_id = turn.get("tool_call_id")
+                conversation.add_result(content, call_id if isinstance(call_id, str) else None)
+            case role:
+                raise RowError(f"{what}.role: must be system, user, assistant or tool, not {brief(role)}")
+    return conversation

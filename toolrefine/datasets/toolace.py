@@ -1,90 +1,112 @@
-"""ToolACE's own format: {"system", "conversations": [{"from", "value"}]}, tools as JSON inside the system prompt,
-calls as [name(argument=value)].
+"""ToolACE (arXiv 2409.00920, Team-ACE/ToolACE on the hub): {"system": ..., "conversations": [{"from", "value"}, ...]}.
 
-Each assistant turn that calls a tool or answers a user is a sample, as in the OpenAI format.
+The system prompt holds the tools as a JSON list, with parameters of type "dict", among instructions on how to write
+calls. Assistant turns are text or `[Tool Name(argument=value), ...]`; tool turns are a JSON list with a result a call.
+Every assistant turn becomes a sample. The list and the instructions leave the system prompt, because both come from
+the model's own chat template here; what else it says stays. The few rows that describe their tools in XML, HTML or
+LaTeX are quarantined.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from toolrefine.datasets.openai import split_turns
-from toolrefine.datasets.rows import ROLES, read_list, read_text, read_tools
+from toolrefine.datasets.conversation import Conversation
+from toolrefine.datasets.fields import brief, id_of, list_of, object_of, parse_json, read_tools, text_of
+from toolrefine.datasets.json_schema import repair_schema
 from toolrefine.errors import RowError
 from toolrefine.formats import get_format
-from toolrefine.types import Message, Outcome, Sample, Tool
+from toolrefine.types import Outcome, Sample, Tool, ToolCall
 
-JSON_TYPES = {
-    "dict": "object",
-    "float": "number",
-    "int": "integer",
-    "str": "string",
-    "list": "array",
-    "bool": "boolean",
-}
-"""Python's names of types in ToolACE's schemas -> JSON Schema's."""
+_LIST = re.compile(r"\[\s*+(?:\{\s*+\"|\])")
+# Each candidate costs a scan of what follows it, so a text full of them must not be tried at all of them.
+_MAX_LISTS_TRIED = 8
+_INSTRUCTIONS = (
+    "You are an expert in composing functions.",
+    "You are given a question and a set of possible functions.",
+    "Based on the question, you will need to make one or more function/tool calls to achieve the purpose.",
+    "If none of the function can be used, point it out.",
+    "If the given question lacks the parameters required by the function, also point it out.",
+    "You should only return the function call in tools call sections.",
+    "Here is a list of functions in JSON format that you can invoke:",
+    "Should you decide to return the function call(s).",
+    "Put it in the format of [func1(params_name=params_value, params_name2=params_value2...), func2(params)]",
+    "NO other text MUST be included.",
+)
 
 
 def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
-    """A sample for each assistant turn that decides about tools.
+    """The samples of one row; where becomes their id.
 
     Raises:
-        RowError: says what is wrong with the row.
+        RowError: the row does not fit the format, its tools are not given as JSON, or a call cannot be read.
     """
-    tools = find_tools(read_text(row, "system"))
-    messages = [_read_turn(turn, f"conversations[{i}]") for i, turn in enumerate(read_list(row, "conversations"))]
-    yield from split_turns(str(row.get("id") or where), messages, tools, source="toolace")
+    tools, context = split_system(text_of(row.get("system"), "system"))
+    conversation = Conversation()
+    if context:
+        conversation.add("system", context)
+    calls: tuple[ToolCall, ...] = ()
+    for index, item in enumerate(list_of(row.get("conversations"), "conversations")):
+        what = f"conversations[{index}]"
+        turn = object_of(item, what)
+        text = text_of(turn.get("value"), f"{what}.value")
+        match turn.get("from"):
+            case "system":
+                conversation.add("system", text)
+            case "user":
+                conversation.add("user", text)
+            case "assistant":
+                text, calls = _read_answer(text, tools, what)
+                conversation.add_answer(text, calls)
+            case "tool":
+                for number, result in enumerate(_split_results(text, len(calls))):
+                    conversation.add_result(result, f"call_{number}")
+            case role:
+                raise RowError(f"{what}.from: must be system, user, assistant or tool, not {brief(role)}")
+    yield from conversation.samples(tools, id_of(row, where), {})
 
 
-def find_tools(system: str) -> tuple[Tool, ...]:
-    """The tools that a system prompt lists: its first JSON array of objects with a name.
+def split_system(system: str) -> tuple[tuple[Tool, ...], str]:
+    """The tools in a system prompt, and what else it says beside the standing instructions.
 
     Raises:
-        RowError: there is none, or one of them is broken.
+        RowError: there is no JSON list of tools in it.
     """
-    decoder = json.JSONDecoder()
-    start = system.find("[{")
-    start = system.find("[") if start < 0 else start
-    while start >= 0:
+    for number, start in enumerate(_LIST.finditer(system)):
+        if number == _MAX_LISTS_TRIED:
+            break
         try:
-            items, _ = decoder.raw_decode(system, start)
+            _, end = json.JSONDecoder().raw_decode(system, start.start())
         except (ValueError, RecursionError):
-            items = None
-        if isinstance(items, list) and all(isinstance(item, dict) and "name" in item for item in items):
-            return read_tools([{**item, "parameters": normalise(item.get("parameters"))} for item in items])
-        start = system.find("[{", start + 1)
-    raise RowError("system: no JSON list of tools in it")
+            continue
+        tools = read_tools(system[start.start() : end], repair_schema)
+        rest = " ".join((system[: start.start()] + system[end:].removeprefix(".")).split())
+        for instruction in _INSTRUCTIONS:
+            rest = rest.replace(instruction, "")
+        return tools, " ".join(rest.split())
+    raise RowError("system: holds no JSON list of tools")
 
 
-def normalise(schema: Any, depth: int = 0) -> Any:
-    """A schema with JSON Schema's names of types."""
-    if not isinstance(schema, dict) or depth > 32:
-        return schema
-    changed = {
-        key: {name: normalise(part, depth + 1) for name, part in value.items()}
-        if key == "properties" and isinstance(value, dict)
-        else normalise(value, depth + 1)
-        if key == "items"
-        else value
-        for key, value in schema.items()
-    }
-    if isinstance(changed.get("type"), str):
-        changed["type"] = JSON_TYPES.get(changed["type"], changed["type"])
-    if changed.get("required") is None:
-        changed.pop("required", None)
-    return changed
+def _read_answer(text: str, tools: tuple[Tool, ...], what: str) -> tuple[str, tuple[ToolCall, ...]]:
+    parsed = get_format("pythonic").parse(text)
+    if parsed.outcome is Outcome.CALLS:
+        return "", parsed.calls
+    # A call in some other notation must not pass for an answer in words.
+    odd = text.lstrip().startswith(("[", "{", "(", "<")) and any(tool.name in text for tool in tools)
+    if odd or parsed.outcome is not Outcome.NO_CALL:
+        raise RowError(f"{what}: its calls cannot be read: {brief(text)}")
+    return text, ()
 
 
-def _read_turn(turn: Any, where: str) -> Message:
-    if not isinstance(turn, dict) or ROLES.get(str(turn.get("from"))) is None:
-        raise RowError(f"{where}.from: missing or unknown")
-    role, text = ROLES[str(turn["from"])], read_text(turn, "value")
-    if role == "assistant":
-        parsed = get_format("pythonic").parse(text)
-        if parsed.outcome is Outcome.MALFORMED:
-            raise RowError(f"{where}.value: calls that cannot be read: {text[:80]!r}")
-        if parsed.calls:
-            return Message(role="assistant", tool_calls=parsed.calls)
-    return Message.model_validate({"role": role, "content": text})
+def _split_results(text: str, num_calls: int) -> list[str]:
+    """The result of each call, or the whole text where it is not a list with one item a call."""
+    try:
+        results = parse_json(text, "results")
+    except RowError:
+        return [text]
+    if not isinstance(results, list) or len(results) != num_calls:
+        return [text]
+    return [result if isinstance(result, str) else json.dumps(result, ensure_ascii=False) for result in results]

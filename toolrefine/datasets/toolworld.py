@@ -62,7 +62,7 @@ def build_sample(domain: Domain, rng: Random, sample_id: str) -> Sample:
     history: list[Message] = []
     several_turns = rng.random() < SEVERAL_TURNS_SHARE
     if several_turns and rng.random() < 0.6:
-        history += _earlier_exchange(rng, rng.choice(offered))
+        history += served_exchange(rng, rng.choice(offered))
         several_turns = False
     turns: list[Message]
     if draw >= 1 - NO_CALL_SHARE:
@@ -161,7 +161,7 @@ def _ask_for(names: list[str]) -> str:
     return f"Please tell me the {say_list([words(n) for n in names])}."
 
 
-def _earlier_exchange(rng: Random, wanted: WorldTool) -> list[Message]:
+def served_exchange(rng: Random, wanted: WorldTool) -> list[Message]:
     """A request that has already been served: question, call, result, answer."""
     text, arguments = _request(rng, wanted)
     call = ToolCall(name=wanted.tool.name, arguments=arguments)

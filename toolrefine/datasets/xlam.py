@@ -1,83 +1,67 @@
-"""The format of xlam-function-calling-60k: query, tools and answers, the latter two as JSON strings.
+"""xLAM (arXiv 2406.18518, Salesforce/xlam-function-calling-60k on the hub): {"id", "query", "tools", "answers"}.
 
-Parameters are bare maps, {"city": {"type": "str, optional", "description": "...", "default": "..."}}, with types in
-Python's words.
+tools and answers are JSON text. A tool's parameters are a bare map {name: {"description", "type", "default"}} whose
+types are Python's, with ", optional" behind them where the parameter is.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from toolrefine.datasets.rows import read_calls, read_list, read_text, read_tools
+from toolrefine.datasets.fields import id_of, read_calls, read_tools, text_of
+from toolrefine.datasets.json_schema import python_type, repair_schema, split_outside_brackets
 from toolrefine.errors import RowError
-from toolrefine.types import Message, Sample
-
-TYPES = {
-    "str": "string",
-    "string": "string",
-    "int": "integer",
-    "integer": "integer",
-    "float": "number",
-    "number": "number",
-    "bool": "boolean",
-    "boolean": "boolean",
-    "list": "array",
-    "tuple": "array",
-    "set": "array",
-    "array": "array",
-    "dict": "object",
-    "object": "object",
-}
-"""First word of a type -> JSON Schema type; any other type accepts everything."""
+from toolrefine.matching import schema_violation
+from toolrefine.types import Message, Sample, Tool, ToolCall
 
 
 def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
-    """The sample of a row.
+    """The sample of one row; where becomes its id if the row has none.
 
     Raises:
-        RowError: says what is wrong with the row.
+        RowError: the row does not fit the format.
     """
-    query = read_text(row, "query")
-    if not query:
-        raise RowError("query: missing")
-    for key in ("tools", "answers"):
-        if key not in row:
+    for key in ("query", "tools", "answers"):
+        if row.get(key) is None:
             raise RowError(f"{key}: missing")
-    tools = [_with_schema(tool, f"tools[{i}]") for i, tool in enumerate(read_list(row, "tools"))]
     yield Sample(
-        id=str(row.get("id", where)),
-        messages=(Message(role="user", content=query),),
-        tools=read_tools(tools),
-        target=Message(role="assistant", tool_calls=read_calls(read_list(row, "answers"), "answers")),
-        source="xlam",
+        id=id_of(row, where),
+        messages=(Message(role="user", content=text_of(row["query"], "query")),),
+        tools=read_tools(row["tools"], to_schema),
+        target=Message(role="assistant", tool_calls=read_calls(row["answers"], "answers")),
     )
 
 
-def _with_schema(tool: Any, where: str) -> Any:
-    if not isinstance(tool, dict) or not isinstance(tool.get("parameters") or {}, dict):
-        raise RowError(f"{where}.parameters: not an object")
-    parameters = tool.get("parameters") or {}
-    if parameters.get("type") == "object" and "properties" in parameters:
-        return tool
-    properties, required = {}, []
+def to_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of the arguments object.
+
+    A parameter is required unless it is marked optional or has a default. A default that its type does not allow,
+    such as "" for a number, says only that the parameter may be left out.
+    """
+    # A parameter may be called "type"; only as a keyword is its value text.
+    if isinstance(parameters.get("type"), str) and isinstance(parameters.get("properties"), dict):
+        return repair_schema(parameters)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
     for name, spec in parameters.items():
-        if not isinstance(spec, dict):
-            raise RowError(f"{where}.parameters.{name}: not an object")
-        type_text = str(spec.get("type", ""))
-        properties[name] = {**_schema_of(type_text), **{k: v for k, v in spec.items() if k != "type"}}
-        if "optional" not in type_text and "default" not in spec:
+        schema, is_required = _parameter(spec if isinstance(spec, dict) else {})
+        properties[name] = schema
+        if is_required:
             required.append(name)
-    return {**tool, "parameters": {"type": "object", "properties": properties, "required": required}}
+    return {"type": "object", "properties": properties, "required": required}
 
 
-def _schema_of(type_text: str) -> dict[str, Any]:
-    """JSON Schema of 'str, optional' or 'List[int]'."""
-    words = re.findall(r"[a-z]+", type_text.lower())
-    if not words or words[0] not in TYPES:
-        return {}
-    schema: dict[str, Any] = {"type": TYPES[words[0]]}
-    if schema["type"] == "array" and len(words) > 1 and words[1] in TYPES:
-        schema["items"] = {"type": TYPES[words[1]]}
-    return schema
+def _parameter(spec: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    text = spec.get("type")
+    kind, *marks = split_outside_brackets(text, ",") if isinstance(text, str) else [""]
+    schema = python_type(kind) | repair_schema({key: value for key, value in spec.items() if key != "type"})
+    optional = "default" in spec or any("optional" in mark for mark in marks)
+    if "default" in schema and not _allows(schema, schema["default"]):
+        del schema["default"]
+    return schema, not optional
+
+
+def _allows(schema: dict[str, Any], value: Any) -> bool:
+    tool = Tool(name="tool", parameters={"type": "object", "properties": {"value": schema}})
+    return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool]) is None

@@ -1,0 +1,30 @@
+# make demo: the whole method in five minutes. make check test: what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo check test fast clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/toolrefine train recipes/demo.toml
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_layers.py
+
+test: install
+	$(BIN)/pytest
+
+fast: install
+	$(BIN)/pytest -m 'not e2e'
+
+clean:
+	rm -rf .venv runs build
