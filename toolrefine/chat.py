@@ -125,7 +125,7 @@ class Chat:
             )
         except Exception as error:  # a template may raise whatever it likes
             raise TemplateError(
-                f"the chat template refuses this conversation: {error}; if it cannot express it, set prompt.style=system"
+                f"the chat template refuses this conversation: {error}; if it cannot say it, use prompt.style=system"
             ) from error
         return text
 

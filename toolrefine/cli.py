@@ -93,7 +93,7 @@ def options(
 @guarded
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as rollout.k=16.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rollout.k=16.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model: select what it can solve, fine-tune, again. Resumes where an earlier attempt stopped."""
@@ -148,9 +148,7 @@ def evaluate(
         with open_engine(Checkpoint(model=model, adapter=adapter), EngineConfig(), prompt) as engine:
             progress.begin("evaluate", len(samples))
             items = []
-            for chunk in run_evaluation(
-                0, 128, engine, samples, refinement, prompt, max_new_tokens=max_new_tokens
-            ):
+            for chunk in run_evaluation(0, 128, engine, samples, refinement, prompt, max_new_tokens=max_new_tokens):
                 items += chunk
                 progress.advance(len(items))
             progress.end("evaluate", False)
@@ -180,7 +178,7 @@ def refine(
     from collections import Counter
 
     from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
-    from toolrefine.datasets import load_prompts
+    from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
     from toolrefine.refine import refine as run_refinement
@@ -192,33 +190,44 @@ def refine(
     reasons: Counter[str] = Counter()
     num_changed = 0
     partial = out.with_name(out.name + ".partial")
-    with quiet_libraries(), progress_bar() as progress, partial.open("w", encoding="utf-8") as lines:
-        with open_engine(Checkpoint(model=model, adapter=adapter), EngineConfig(), prompt) as engine:
-            progress.begin("refine", len(prompts))
-            for start in range(0, len(prompts), 128):
-                part = prompts[start : start + 128]
-                for result in run_refinement(engine, part, RefinementConfig(max_rounds=max_rounds), prompt, params):
-                    changed = len(result.rounds) > 1 and not same_calls(result.draft, result.final)
-                    reasons[result.stop_reason.value] += 1
-                    num_changed += changed
-                    line = {
-                        "id": result.prompt_id,
-                        "calls": [call.model_dump() for call in result.final.calls],
-                        "text": result.final.text,
-                        "outcome": result.final.outcome.value,
-                        "changed": changed,
-                        "num_rounds": len(result.rounds) - 1,
-                        "stop_reason": result.stop_reason.value,
-                    }
-                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-                progress.advance(start + len(part))
-            progress.end("refine", False)
+    with (
+        quiet_libraries(),
+        progress_bar() as progress,
+        partial.open("w", encoding="utf-8") as lines,
+        open_engine(Checkpoint(model=model, adapter=adapter), EngineConfig(), prompt) as engine,
+    ):
+        progress.begin("refine", len(prompts))
+        for start in range(0, len(prompts), 128):
+            part = prompts[start : start + 128]
+            for result in run_refinement(engine, part, RefinementConfig(max_rounds=max_rounds), prompt, params):
+                changed = len(result.rounds) > 1 and not same_calls(result.draft, result.final)
+                reasons[result.stop_reason.value] += 1
+                num_changed += changed
+                line = {
+                    "id": result.prompt_id,
+                    "calls": [call.model_dump() for call in result.final.calls],
+                    "text": result.final.text,
+                    "outcome": result.final.outcome.value,
+                    "changed": changed,
+                    "num_rounds": len(result.rounds) - 1,
+                    "stop_reason": result.stop_reason.value,
+                }
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            progress.advance(start + len(part))
+        progress.end("refine", False)
     partial.replace(out)
-    result_of_all = {"num_prompts": len(prompts), "num_quarantined": num_bad, "num_changed": num_changed, "stop_reasons": dict(reasons)}
+    counts = {
+        "num_prompts": len(prompts),
+        "num_quarantined": num_bad,
+        "num_changed": num_changed,
+        "stop_reasons": dict(reasons),
+        "out": str(out),
+    }
     if as_json:
-        print_json({**result_of_all, "out": str(out)})
+        print_json(counts)
     else:
-        typer.echo(f"{len(prompts)} prompts, {num_changed} answers changed, {num_bad} rows quarantined; stopped: {dict(reasons)}\n{out}")
+        for name, value in counts.items():
+            typer.echo(f"{name:15} {value}")
 
 
 @app.command()
@@ -254,22 +263,19 @@ def inspect(
     """Count samples by kind, tools and turns."""
     from collections import Counter
 
-    from toolrefine.datasets import QuarantinedRow, load_rows
+    from toolrefine.datasets import Quarantine, load_dataset
 
+    bad = Quarantine()
     kinds: Counter[str] = Counter()
     tools: Counter[int] = Counter()
     turns: Counter[int] = Counter()
-    num_bad = 0
-    for item in load_rows(make_dataset(source, format, limit)):
-        if isinstance(item, QuarantinedRow):
-            num_bad += 1
-            continue
-        kinds[item.kind] += 1
-        tools[len(item.tools)] += 1
-        turns[sum(message.role == "user" for message in item.messages)] += 1
+    for sample in load_dataset(make_dataset(source, format, limit), bad):
+        kinds[sample.kind] += 1
+        tools[len(sample.tools)] += 1
+        turns[sum(message.role == "user" for message in sample.messages)] += 1
     counts = {
         "num_samples": kinds.total(),
-        "num_bad_rows": num_bad,
+        "num_bad_rows": bad.num_rows,
         "kinds": dict(sorted(kinds.items())),
         "tools": dict(sorted(tools.items())),
         "user_turns": dict(sorted(turns.items())),
@@ -290,20 +296,18 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """List every bad row with its place and reason; exit status 1 if there is one."""
-    from toolrefine.datasets import QuarantinedRow, load_rows
+    import io
 
-    findings = []
-    num_samples = 0
-    for item in load_rows(make_dataset(source, format, limit)):
-        if isinstance(item, QuarantinedRow):
-            findings.append(item)
-        else:
-            num_samples += 1
+    from toolrefine.datasets import Quarantine, load_dataset
+
+    written = io.StringIO()
+    num_samples = sum(1 for _ in load_dataset(make_dataset(source, format, limit), Quarantine(written)))
+    findings = [json.loads(line) for line in written.getvalue().splitlines()]
     if as_json:
-        print_json({"num_samples": num_samples, "findings": [finding.model_dump() for finding in findings]})
+        print_json({"num_samples": num_samples, "findings": findings})
     else:
         for finding in findings:
-            typer.echo(f"{finding.file}:{finding.line}: {finding.reason}")
+            typer.echo(f"{finding['file']}:{finding['line']}: {finding['reason']}")
         typer.echo(f"{num_samples} samples, {len(findings)} bad rows", err=True)
     if findings:
         raise typer.Exit(1)
@@ -322,11 +326,11 @@ def convert(
 ) -> None:
     """Write any source, the tool world included, as canonical JSONL."""
     from toolrefine.datasets import load_pool
-    from toolrefine.datasets.export import write_canonical
+    from toolrefine.datasets.export import write_samples
 
     dataset = make_dataset(source, format, limit, seed=seed, wrong_label_rate=wrong_label_rate)
     samples = load_pool([dataset], out.with_name(out.name + ".quarantine.jsonl"))
-    write_canonical(out, samples)
+    write_samples(out, samples)
     if as_json:
         print_json({"num_samples": len(samples), "out": str(out)})
     else:

@@ -43,8 +43,9 @@ def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
 
 
 def paired(before: Sequence[bool], after: Sequence[bool], z: float = Z_95) -> Paired:
-    """Difference of two paired proportions with Agresti and Min's interval (2005): half an item is added to each of
-    the four cells of the paired table, which keeps its width honest where few items differ.
+    """Difference of two paired proportions with the interval of Agresti and Min (2005).
+
+    Half an item is added to each of the four cells of the paired table: its width stays honest where few items differ.
 
     Raises:
         ValueError: the sequences differ in length or are empty.

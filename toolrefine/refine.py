@@ -23,7 +23,7 @@ def refine(
     Beyond the paper, any answer seen before stops the rounds, not only the previous one: refinement can oscillate. An
     answer that cannot be parsed is never the same as another. All prompts that are still going share a batch.
     """
-    rounds: list[list[Completion]] = [group for group in engine.sample(prompts, 1, params)]
+    rounds: list[list[Completion]] = list(engine.sample(prompts, 1, params))
     reasons: list[StopReason | None] = [None] * len(prompts)
     for number in range(1, config.max_rounds + 1):
         going = [i for i, reason in enumerate(reasons) if reason is None]

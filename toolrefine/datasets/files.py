@@ -19,6 +19,7 @@ MAX_ROW_BYTES = 8 * 2**20
 """A longer row is quarantined unread. Real rows stay below 0.1 MiB; what is longer is a broken or hostile file."""
 
 _BLOCK = 2**20
+_START = 1024
 _BOM = b"\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[\s,]*+")
 
@@ -53,7 +54,7 @@ def read_file(path: Path) -> Iterator[Row]:
     if suffixes not in ("json", "jsonl"):
         raise DataError(f"{path}: not a .json, .jsonl, .json.gz or .jsonl.gz file; convert it to one of these")
     with _opened(path) as file:
-        start = file.read(1024)
+        start = file.read(_START)
         file.seek(0)
         is_list = suffixes == "json" and start.removeprefix(_BOM).lstrip().startswith(b"[")
         yield from _list_items(path, file) if is_list else _lines(file)
@@ -96,7 +97,7 @@ def _list_items(path: Path, file: IO[bytes]) -> Iterator[Row]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     decoder = json.JSONDecoder()
     try:
-        buffer = text.read(_BLOCK)
+        buffer = text.read(_START)
         position = buffer.index("[") + 1
         line = 1 + buffer.count("\n", 0, position)
         while True:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from toolrefine.types import Record
+
 _MAX_REASON = 500
+
+
+class QuarantinedRow(Record):
+    """A row, or a sample of one, that cannot be used."""
+
+    file: str
+    """The source, as the config names it."""
+    line: int
+    """From 1; the number of the row for a data set on the hub."""
+    reason: str
 
 
 class Quarantine:
@@ -17,19 +28,15 @@ class Quarantine:
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self.num_rows = 0
-        self.first = ""
-        """The first bad row: where it is and what is wrong."""
+        self.first: QuarantinedRow | None = None
         self._file = file
 
-    def add(self, file: str, line: int, reason: str) -> None:
-        """Put a row in quarantine; line counts from 1."""
-        reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
+    def add(self, row: QuarantinedRow) -> None:
+        """Put a row in quarantine."""
         self.num_rows += 1
-        self.first = self.first or f"{file}:{line}: {reason}"
+        self.first = self.first or row
         if self._file is not None:
-            record = {"file": file, "line": line, "reason": reason}
-            # Python's own escapes, since a reason may quote what cannot be encoded.
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json.dumps(row.model_dump()) + "\n")
 
 
 @contextmanager
@@ -43,8 +50,15 @@ def open_quarantine(path: Path | None) -> Iterator[Quarantine]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with contextlib.ExitStack() as cleanup:
-        cleanup.callback(partial.unlink, missing_ok=True)
+    try:
         with partial.open("w", encoding="utf-8") as file:
             yield Quarantine(file)
         partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def quarantined(file: str, line: int, reason: str) -> QuarantinedRow:
+    """A bad row, its reason cut to a readable length: it may quote the row."""
+    reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
+    return QuarantinedRow(file=file, line=line, reason=reason)

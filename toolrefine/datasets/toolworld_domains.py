@@ -240,10 +240,10 @@ def get_domain(name: str) -> Domain:
     entry = _words()["domains"].get(name)
     if entry is None:
         raise DataError(f"toolworld has no domain {name!r}; it has {', '.join(domain_names())} and spliced-N")
-    parameters = [
-        Parameter(name=key, **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
-        for key, spec in entry["params"].items()
-    ]
+    parameters = []
+    for key, spec in entry["params"].items():
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+        parameters.append(Parameter(name=key, **given))
     return Domain(name, entry["style"], tuple(entry["objects"]), tuple(entry["verbs"]), tuple(parameters))
 
 

@@ -68,7 +68,7 @@ def _needless_call(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCal
 
 
 def _replace(calls: tuple[ToolCall, ...], index: int, **update: Any) -> tuple[ToolCall, ...]:
-    return calls[:index] + (calls[index].model_copy(update=update),) + calls[index + 1 :]
+    return (*calls[:index], calls[index].model_copy(update=update), *calls[index + 1 :])
 
 
 WAYS: dict[str, Callable[[Sample, Random, Domain], tuple[ToolCall, ...] | None]] = {

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from toolrefine.config import Config, EngineConfig, PromptConfig
+from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.types import Checkpoint, Completion, Prompt, Record
 
 __all__ = ["Engine", "SamplingParams", "open_engine"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from toolrefine.chat import Chat
 from toolrefine.config import Config, SftConfig
@@ -63,6 +63,7 @@ def fit(
         callbacks=[Steps(progress)],
     )
     progress.begin(f"{final.parent.name}/model", num_steps)
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_checkpoint(partial / "checkpoints"))
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
@@ -112,6 +113,9 @@ def load_trainable(base: Checkpoint, settings: SftConfig, device: str) -> Any:
                 target_modules=targets if isinstance(targets, str) else list(targets),
             ),
         )
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
     return model
 
 
@@ -129,13 +133,12 @@ def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: i
         weight_decay=settings.weight_decay,
         bf16=mixed,
         use_cpu=device == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing,
         seed=seed,
         data_seed=seed,
         save_strategy="steps",
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=max(1, num_steps // 20),
         logging_nan_inf_filter=False,
         report_to=list(settings.report_to) or "none",
         disable_tqdm=True,
@@ -181,7 +184,7 @@ class Rows(Dataset[dict[str, list[int]]]):
 
 
 class Collator:
-    """Right padding; the loss leaves padding out."""
+    """Right padding without an attention mask: a causal model never looks at what follows a row's end."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
@@ -190,13 +193,10 @@ class Collator:
         """Tensors (rows, longest)."""
         longest = max(len(row["input_ids"]) for row in rows)
         fills = {"input_ids": self.pad_id, "labels": IGNORED}
-        batch = {
+        return {
             name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
             for name, fill in fills.items()
         }
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-        return batch
 
 
 class SequentialTrainer(Trainer):
@@ -207,7 +207,7 @@ class SequentialTrainer(Trainer):
 
 
 class Steps(TrainerCallback):
-    """Passes the Trainer's steps on, and keeps its own printing quiet."""
+    """Passes the Trainer's steps on."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress

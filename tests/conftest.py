@@ -1,0 +1,57 @@
+"""What many tests need: samples of the tool world, and tiny models with nano's tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolrefine.datasets.toolworld import generate
+from toolrefine.nano import NANO_DIR
+from toolrefine.types import Sample
+
+REPO = Path(__file__).parent.parent
+REAL_DATA = REPO.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    return list(generate("museum", 40, 3))
+
+
+def make_tiny_model(folder: Path, family: str = "Qwen3", **changes: Any) -> Path:
+    """A random-initialised model of a class that people use, with nano's tokenizer and template."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(NANO_DIR)
+    settings: dict[str, Any] = {
+        "vocab_size": 512,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.2,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    config = getattr(transformers, f"{family}Config")(**{**settings, **changes})
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "llama", "Llama")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+from toolrefine.config import load_config
+from toolrefine.errors import ConfigError
+
+RECIPES = sorted((REPO / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_starts_with_its_command(path: Path) -> None:
+    config = load_config(path)
+    assert config.run == f"runs/{path.stem}"
+    assert f"toolrefine train recipes/{path.name}" in path.read_text().split("\nmodel =")[0]
+
+
+def test_overrides_reach_every_level(tmp_path: Path) -> None:
+    overrides = ["seed=7", "rollout.k=16", "datasets.0.size=5", "model=my/model", "sft.lora.rank=4", "run=x"]
+    config = load_config(REPO / "recipes/demo.toml", overrides)
+    assert (config.seed, config.rollout.k, config.model, config.run) == (7, 16, "my/model", "x")
+    assert config.datasets[0].size == 5  # type: ignore[union-attr]
+    assert config.sft.lora is not None
+    assert config.sft.lora.rank == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.kk=3", "rollout.kk: unknown key"),
+        ("rollout.k=0", "rollout.k: input should be greater than or equal to 1"),
+        ("rollout.k=many", "rollout.k: input should be a valid integer"),
+        ("datasets.7.size=3", "7 is no index into a list of 1"),
+        ("seed", "has the form key=value"),
+        ("model.x.y=3", "below a plain value"),
+        ("selection.policy=best", "selection.policy"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(REPO / "recipes/demo.toml", [override])
+    assert message in str(caught.value)
+
+
+def test_a_missing_recipe_and_a_broken_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("model = ")
+    with pytest.raises(ConfigError, match="not a readable TOML file"):
+        load_config(tmp_path / "bad.toml")

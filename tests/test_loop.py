@@ -1,0 +1,140 @@
+"""The loop with a scripted engine and a trainer that only takes notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolrefine import loop
+from toolrefine.config import Config
+from toolrefine.engines.scripted import ScriptedEngine
+from toolrefine.formats import get_format
+from toolrefine.rundir import open_run
+from toolrefine.types import Checkpoint, Example, Prompt, Sample
+
+Killed = type("Killed", (BaseException,), {})
+
+
+class World:
+    """A model that solves one sample more, of its 8 tries, with every iteration; and counts what it is asked."""
+
+    def __init__(self, pool: Sequence[Sample]) -> None:
+        self.targets = {sample.id: sample.target for sample in pool}
+        self.places = {sample.id: place for place, sample in enumerate(pool)}
+        self.asked: list[str] = []
+        self.kill_at: int | None = None
+
+    @contextmanager
+    def open_engine(self, model: Checkpoint, *_: Any) -> Iterator[ScriptedEngine]:
+        def answer(prompt: Prompt, index: int) -> str:
+            self.asked.append(prompt.id)
+            if self.kill_at is not None and len(self.asked) >= self.kill_at:
+                raise Killed
+            sample_id = prompt.id.partition("/round-")[0]
+            skill = 4 + 4 * model.iteration
+            target = self.targets[sample_id]
+            if self.places[sample_id] >= skill or index % 2:
+                return "[wrong_tool(a=1)]"
+            return get_format("pythonic").render(target.tool_calls) if target.tool_calls else "no"
+
+        yield ScriptedEngine(answer)
+
+    def sft(
+        self,
+        partial: Path,
+        final: Path,
+        base: Checkpoint,
+        corpus: Sequence[Example],
+        config: Config,
+        *,
+        iteration: int,
+        progress: Any,
+        max_steps: int | None = None,
+    ) -> Checkpoint:
+        (partial / "training.json").write_text(json.dumps({"num_steps": max_steps or len(corpus)}))
+        return Checkpoint(model=str(final), iteration=iteration)
+
+
+def make_config(folder: Path, **changes: Any) -> Config:
+    return Config.model_validate(
+        {
+            "model": "base",
+            "run": str(folder),
+            "num_iterations": 4,
+            "baseline": True,
+            "datasets": [{"format": "toolworld", "domain": "museum", "size": 10, "seed": 3}],
+            "evaluation": {
+                "datasets": [{"format": "toolworld", "domain": "museum", "size": 6, "seed": 3}],
+                "chunk_size": 4,
+            },
+            "rollout": {"k": 4, "chunk_size": 3},
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> World:
+    world = World(samples)
+    monkeypatch.setattr(loop, "open_engine", world.open_engine)
+    monkeypatch.setattr(loop, "sft", world.sft)
+    return world
+
+
+def train(config: Config) -> Checkpoint:
+    with open_run(config) as run:
+        return loop.train(config, run)
+
+
+def data_files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jsonl") if p.name != "metrics.jsonl"}
+
+
+def count(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_selection_follows_the_model_and_the_loop_ends_when_it_stalls(world: World, tmp_path: Path) -> None:
+    model = train(make_config(tmp_path))
+    sizes = [count(tmp_path / f"iterations/{t:03d}/selected.jsonl") for t in (1, 2, 3, 4)]
+    assert sizes == [4, 8, 10, 10]
+    assert model.iteration == 3
+    assert not (tmp_path / "iterations/004/model").exists()
+
+
+def test_the_baseline_takes_as_many_steps_as_the_iterations(world: World, tmp_path: Path) -> None:
+    train(make_config(tmp_path))
+    steps = [
+        json.loads((tmp_path / f"iterations/00{t}/model/training.json").read_text())["num_steps"] for t in (1, 2, 3)
+    ]
+    assert json.loads((tmp_path / "baseline/model/training.json").read_text())["num_steps"] == sum(steps)
+    assert count(tmp_path / "baseline/corpus.jsonl") == 10
+
+
+def test_a_finished_run_asks_nothing_again(world: World, tmp_path: Path) -> None:
+    train(make_config(tmp_path))
+    world.asked.clear()
+    train(make_config(tmp_path))
+    assert world.asked == []
+
+
+@pytest.mark.parametrize("kill_at", [1, 7, 13, 40, 41, 77, 100, 150])
+def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path, kill_at: int) -> None:
+    train(make_config(tmp_path / "whole"))
+    world.asked.clear()
+    world.kill_at = kill_at
+    with pytest.raises(Killed):
+        train(make_config(tmp_path / "killed"))
+    world.kill_at = None
+    train(make_config(tmp_path / "killed"))
+    assert data_files(tmp_path / "killed") == data_files(tmp_path / "whole")
+
+
+def test_an_unsolvable_pool_trains_nothing(world: World, tmp_path: Path) -> None:
+    world.places = dict.fromkeys(world.places, 99)
+    assert train(make_config(tmp_path)).iteration == 0
