@@ -178,7 +178,7 @@ def refine(
     from collections import Counter
 
     from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
-    from toolrefine.datasets.prompts import load_prompts
+    from toolrefine.datasets import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
     from toolrefine.refine import refine as run_refinement
@@ -263,19 +263,22 @@ def inspect(
     """Count samples by kind, tools and turns."""
     from collections import Counter
 
-    from toolrefine.datasets import Quarantine, load_dataset
+    from toolrefine.datasets import QuarantinedRow, load_rows
 
-    bad = Quarantine()
     kinds: Counter[str] = Counter()
     tools: Counter[int] = Counter()
     turns: Counter[int] = Counter()
-    for sample in load_dataset(make_dataset(source, format, limit), bad):
-        kinds[sample.kind] += 1
-        tools[len(sample.tools)] += 1
-        turns[sum(message.role == "user" for message in sample.messages)] += 1
+    num_bad = 0
+    for item in load_rows(make_dataset(source, format, limit)):
+        if isinstance(item, QuarantinedRow):
+            num_bad += 1
+            continue
+        kinds[item.kind] += 1
+        tools[len(item.tools)] += 1
+        turns[sum(message.role == "user" for message in item.messages)] += 1
     counts = {
         "num_samples": kinds.total(),
-        "num_bad_rows": bad.num_rows,
+        "num_bad_rows": num_bad,
         "kinds": dict(sorted(kinds.items())),
         "tools": dict(sorted(tools.items())),
         "user_turns": dict(sorted(turns.items())),
@@ -296,18 +299,20 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """List every bad row with its place and reason; exit status 1 if there is one."""
-    import io
+    from toolrefine.datasets import QuarantinedRow, load_rows
 
-    from toolrefine.datasets import Quarantine, load_dataset
-
-    written = io.StringIO()
-    num_samples = sum(1 for _ in load_dataset(make_dataset(source, format, limit), Quarantine(written)))
-    findings = [json.loads(line) for line in written.getvalue().splitlines()]
+    findings = []
+    num_samples = 0
+    for item in load_rows(make_dataset(source, format, limit)):
+        if isinstance(item, QuarantinedRow):
+            findings.append(item)
+        else:
+            num_samples += 1
     if as_json:
-        print_json({"num_samples": num_samples, "findings": findings})
+        print_json({"num_samples": num_samples, "findings": [finding.model_dump() for finding in findings]})
     else:
         for finding in findings:
-            typer.echo(f"{finding['file']}:{finding['line']}: {finding['reason']}")
+            typer.echo(f"{finding.file}:{finding.line}: {finding.reason}")
         typer.echo(f"{num_samples} samples, {len(findings)} bad rows", err=True)
     if findings:
         raise typer.Exit(1)
@@ -326,11 +331,11 @@ def convert(
 ) -> None:
     """Write any source, the tool world included, as canonical JSONL."""
     from toolrefine.datasets import load_pool
-    from toolrefine.datasets.export import write_samples
+    from toolrefine.datasets.export import write_canonical
 
     dataset = make_dataset(source, format, limit, seed=seed, wrong_label_rate=wrong_label_rate)
     samples = load_pool([dataset], out.with_name(out.name + ".quarantine.jsonl"))
-    write_samples(out, samples)
+    write_canonical(out, samples)
     if as_json:
         print_json({"num_samples": len(samples), "out": str(out)})
     else:

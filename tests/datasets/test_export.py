@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toolrefine.config import FileDataset, ToolworldDataset
 from toolrefine.datasets import load_pool
 from toolrefine.datasets.canonical import read_row
-from toolrefine.datasets.export import to_row, write_canonical
+from toolrefine.datasets.export import to_row, write_samples
 from toolrefine.types import Message, Sample, Tool, ToolCall
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -62,11 +62,11 @@ def test_a_row_reads_back_as_the_sample(sample: Sample) -> None:
 @pytest.mark.parametrize("name", ["pool.jsonl", "pool.jsonl.gz"])
 def test_a_file_reads_back_as_the_samples(tmp_path: Path, name: str) -> None:
     world = load_pool([ToolworldDataset(format="toolworld", domain="observatory", size=40, wrong_label_rate=0.2)])
-    assert write_canonical(tmp_path / name, world) == 40
+    assert write_samples(tmp_path / name, world) == 40
     config = FileDataset(format="canonical", source=str(tmp_path / name), invalid_targets="keep")
     assert load_pool([config]) == world
     first = (tmp_path / name).read_bytes()
-    write_canonical(tmp_path / name, world)
+    write_samples(tmp_path / name, world)
     assert (tmp_path / name).read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -80,6 +80,6 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        write_canonical(path, broken())
+        write_samples(path, broken())
     assert gzip.decompress(path.read_bytes()) == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["pool.jsonl.gz"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
-from toolrefine.datasets import READERS, QuarantinedRow, dataset_name, load_pool, load_prompts, load_rows
+from toolrefine.datasets import READERS, dataset_name, load_dataset, load_pool, open_quarantine
 from toolrefine.errors import DataError, RowError
 from toolrefine.matching import schema_violation
 from toolrefine.types import Sample
@@ -75,10 +75,9 @@ def test_huge_lines_do_not_fill_the_memory(tmp_path: Path) -> None:
             file.write(b"x" * 2**20)
     config = FileDataset(format="canonical", source=str(tmp_path / "huge.jsonl"))
     tracemalloc.start()
-    [bad] = load_rows(config)
+    assert list(load_dataset(config)) == []
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert isinstance(bad, QuarantinedRow)
     assert peak < 40 * 2**20
 
 
@@ -94,10 +93,11 @@ def test_an_invalid_target_costs_its_sample_and_not_the_conversation(tmp_path: P
         turn for call in calls for turn in ({"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": call})
     ]
     config = write(tmp_path / "a.jsonl", {"id": "c", "tools": [TOOL], "messages": turns})
-    bad, sample = load_rows(config.model_copy(update={"format": "openai"}))
-    assert isinstance(bad, QuarantinedRow) and isinstance(sample, Sample)
-    assert bad.reason.startswith("the target of sample c/0 is invalid")
-    assert sample.id == "c/1"
+    with open_quarantine(tmp_path / "q.jsonl") as quarantine:
+        samples = list(load_dataset(config.model_copy(update={"format": "openai"}), quarantine))
+    assert [sample.id for sample in samples] == ["c/1"]
+    [bad] = read_quarantine(tmp_path / "q.jsonl")
+    assert bad["reason"].startswith("the target of sample c/0 is invalid")
 
 
 def test_ids_and_sources_are_filled_in(tmp_path: Path) -> None:
@@ -124,9 +124,7 @@ def test_offset_and_limit_count_rows_before_they_are_read(tmp_path: Path) -> Non
 
 def test_an_empty_pool_says_why(tmp_path: Path) -> None:
     config = write(tmp_path / "a.jsonl", b"broken", b"broken")
-    with pytest.raises(
-        DataError, match=r"^a: no usable sample: 2 bad rows \(.*q\.jsonl\), the first at .*a\.jsonl:1: "
-    ):
+    with pytest.raises(DataError, match=r"^a: no usable sample: 2 bad rows, the first at .*a\.jsonl:1: .*q\.jsonl"):
         load_pool([config], tmp_path / "q.jsonl")
     assert len(read_quarantine(tmp_path / "q.jsonl")) == 2
     with pytest.raises(DataError, match="no usable sample: no rows; check"):
@@ -141,24 +139,6 @@ def test_a_missing_source_leaves_no_quarantine(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         load_pool(configs, tmp_path / "q.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-
-
-def test_prompts(tmp_path: Path) -> None:
-    answered = row(messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
-    rows = [row(id="a"), answered, {"messages": [{"role": "user", "content": "x"}]}, row(id="a", tools=3), row(id="a")]
-    source = write(tmp_path / "a.jsonl", *rows).source
-    prompts, num_bad = load_prompts(source, tmp_path / "q.jsonl")
-    assert [prompt.id for prompt in prompts] == ["a", "a:3", "a#2"]
-    assert [len(prompt.tools) for prompt in prompts] == [1, 0, 1]
-    assert num_bad == 2
-    assert [bad["line"] for bad in read_quarantine(tmp_path / "q.jsonl")] == [2, 4]
-    assert len(load_prompts(source, limit=1)[0]) == 1
-
-
-def test_no_prompts(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", row(messages=[])).source
-    with pytest.raises(DataError, match=r"no usable prompt: 1 bad rows, the first at .*a\.jsonl:1: messages: must end"):
-        load_prompts(source)
 
 
 def test_toolworld_comes_through(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from toolrefine.types import Message, Sample, ToolCall
 
 
-def write_canonical(path: Path, samples: Iterable[Sample]) -> int:
+def write_samples(path: Path, samples: Iterable[Sample]) -> int:
     """Write one sample a line, gzipped if the path ends in .gz; the number of samples written.
 
     The file appears whole or not at all, and the same samples give the same bytes.

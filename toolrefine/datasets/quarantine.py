@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from toolrefine.types import Record
-
 _MAX_REASON = 500
-
-
-class QuarantinedRow(Record):
-    """A row, or a sample of one, that cannot be used."""
-
-    file: str
-    """The source, as the config names it."""
-    line: int
-    """From 1; the number of the row for a data set on the hub."""
-    reason: str
 
 
 class Quarantine:
@@ -28,15 +17,19 @@ class Quarantine:
 
     def __init__(self, file: IO[str] | None = None) -> None:
         self.num_rows = 0
-        self.first: QuarantinedRow | None = None
+        self.first = ""
+        """The first bad row: where it is and what is wrong."""
         self._file = file
 
-    def add(self, row: QuarantinedRow) -> None:
-        """Put a row in quarantine."""
+    def add(self, file: str, line: int, reason: str) -> None:
+        """Put a row in quarantine; line counts from 1."""
+        reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
         self.num_rows += 1
-        self.first = self.first or row
+        self.first = self.first or f"{file}:{line}: {reason}"
         if self._file is not None:
-            self._file.write(json.dumps(row.model_dump()) + "\n")
+            record = {"file": file, "line": line, "reason": reason}
+            # Python's own escapes, since a reason may quote what cannot be encoded.
+            self._file.write(json.dumps(record) + "\n")
 
 
 @contextmanager
@@ -50,15 +43,8 @@ def open_quarantine(path: Path | None) -> Iterator[Quarantine]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    try:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(partial.unlink, missing_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             yield Quarantine(file)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def quarantined(file: str, line: int, reason: str) -> QuarantinedRow:
-    """A bad row, its reason cut to a readable length: it may quote the row."""
-    reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
-    return QuarantinedRow(file=file, line=line, reason=reason)

@@ -1,0 +1,167 @@
+"""A run on the terminal: the table of arms, the iterations, and transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from toolrefine.errors import RequestError
+from toolrefine.formats import get_format
+from toolrefine.rundir import POOL, ROLLOUTS, Stage, evaluation_stage
+from toolrefine.summary import BASE, BASELINE, REFINED, Accuracy, Arm, Comparison, RunSummary, load
+from toolrefine.types import Completion, Message, Sample, Score
+
+
+def print_table(summary: RunSummary, console: Console) -> None:
+    """Everything that fits into a screen."""
+    if summary.iterations:
+        print_iterations(summary, console)
+    for dataset in dict.fromkeys(arm.dataset for arm in summary.arms):
+        print_arms([arm for arm in summary.arms if arm.dataset == dataset], console)
+
+
+def print_iterations(summary: RunSummary, console: Console) -> None:
+    """What each iteration selected from the pool."""
+    wrong = "" if summary.num_wrong_labels is None else f", {summary.num_wrong_labels} of them with a wrong label"
+    bad = f"; {summary.num_quarantined} bad rows quarantined" if summary.num_quarantined else ""
+    table = Table(
+        title=f"Pool: {summary.num_samples} samples{wrong}{bad}", title_justify="left", box=None, pad_edge=False
+    )
+    for column in (
+        "iteration",
+        "pass@1",
+        "pass@k",
+        "selected",
+        "wrong labels",
+        "suspects",
+        "direct",
+        "refine",
+        "steps",
+    ):
+        table.add_column(column, justify="right" if column != "iteration" else "left")
+    for it in summary.iterations:
+        suspects = _text(it.num_suspects)
+        if it.num_wrong_suspects is not None:
+            suspects += f" ({it.num_wrong_suspects} wrong)"
+        table.add_row(
+            str(it.iteration),
+            f"{it.pass_at_1:.3f}",
+            f"{it.pass_at_k:.3f}",
+            _text(it.num_selected),
+            _text(it.num_wrong_selected),
+            suspects,
+            _text(it.num_direct),
+            _text(it.num_refine),
+            _text(it.num_steps),
+        )
+    console.print(table)
+    console.print()
+
+
+def print_arms(arms: Sequence[Arm], console: Console) -> None:
+    """The arms of one evaluation set; every interval is a 95 % interval."""
+    title = f"Held out: {arms[0].dataset}, n = {arms[0].accuracy.n}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for column in ("accuracy", "single", "parallel", "no call", "calls", "against", "fixed", "broken", "difference"):
+        table.add_column(column, justify="right" if column != "against" else "left")
+    for arm in arms:
+        comparison = headline(arm)
+        table.add_row(
+            arm.name,
+            f"{_percent(arm.accuracy)}  [dim]{100 * arm.accuracy.low:.1f} to {100 * arm.accuracy.high:.1f}[/]",
+            *(_percent(arm.by_kind.get(kind)) for kind in ("single", "parallel", "no_call")),
+            f"{arm.calls_per_sample:.2f}",
+            *(_comparison(comparison) if comparison else ("", "", "", "")),
+        )
+    console.print(table)
+    console.print("[dim]fixed: wrong before, right after; broken: the other way round. Ranges are 95 % intervals.[/]\n")
+
+
+def headline(arm: Arm) -> Comparison | None:
+    """The comparison that says most about an arm: with its drafts, else with plain SFT, else with the base."""
+    by_name = {comparison.against: comparison for comparison in arm.comparisons}
+    for name in (arm.name.removesuffix(REFINED), BASELINE, BASE):
+        if name in by_name:
+            return by_name[name]
+    return None
+
+
+def _comparison(comparison: Comparison) -> tuple[str, str, str, str]:
+    difference = (
+        f"{100 * comparison.difference:+.1f}  [dim]{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}[/]"
+    )
+    return comparison.against, str(comparison.fixed), str(comparison.broken), difference
+
+
+def _percent(accuracy: Accuracy | None) -> str:
+    return "" if accuracy is None else f"{100 * accuracy.accuracy:.1f}"
+
+
+def _text(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def print_transcripts(
+    run_dir: Path, iteration: int, console: Console, *, sample_id: str | None = None, limit: int = 3
+) -> None:
+    """Samples with what the model made of them: rollouts of the pool, and held-out answers with their refinements.
+
+    Raises:
+        RequestError: the run has no such sample or iteration.
+    """
+    folder = run_dir / f"iterations/{iteration:03d}"
+    pool = {sample.id: sample for sample in load(run_dir, POOL)}
+    shown = 0
+    for group in load(folder, ROLLOUTS):
+        if shown < limit and sample_id in (None, group.sample_id):
+            print_sample(pool[group.sample_id], console)
+            for number, (completion, score) in enumerate(zip(group.completions, group.scores, strict=True)):
+                print_answer(f"completion {number}", completion, score, console)
+            shown += 1
+    for path in sorted(folder.glob("eval/*.jsonl")):
+        samples = {s.id: s for s in load(run_dir / "held_out", Stage(path.name, Sample))}
+        items = load(folder, evaluation_stage(path.stem))
+        for item in sorted(items, key=lambda item: -len(item.scores))[: None if sample_id else limit]:
+            if sample_id in (None, item.sample_id):
+                print_sample(samples[item.sample_id], console)
+                for number, (completion, score) in enumerate(zip(item.refinement.rounds, item.scores, strict=True)):
+                    print_answer(f"round {number}" if number else "draft", completion, score, console)
+                console.print(f"  stopped: {item.refinement.stop_reason.value}\n")
+                shown += 1
+    if not shown:
+        raise RequestError(
+            f"{folder}: nothing to show for sample {sample_id}; toolrefine show {run_dir} lists iterations"
+        )
+
+
+def print_sample(sample: Sample, console: Console) -> None:
+    """The prompt and the target."""
+    console.rule(escape(sample.id), align="left")
+    for tool in sample.tools:
+        console.print(
+            f"[dim]tool[/] {escape(tool.name)}({', '.join(map(escape, tool.parameters.get('properties', {})))})"
+        )
+    for message in sample.messages:
+        console.print(f"[dim]{message.role}[/] {escape(describe(message))}")
+    console.print(f"[dim]target[/] {escape(describe(sample.target))}")
+
+
+def print_answer(label: str, completion: Completion, score: Score, console: Console) -> None:
+    """One answer with its verdict."""
+    mark = "[green]right[/]" if score.correct else f"[red]{score.reason.value}[/]"
+    console.print(f"  [dim]{label}[/] {mark} {escape(completion.text)}")
+
+
+def describe(message: Message) -> str:
+    """A turn in one line."""
+    if not message.tool_calls:
+        return message.content
+    try:
+        return get_format("pythonic").render(message.tool_calls)
+    except (RequestError, ValueError):  # a name that this format cannot write
+        return ", ".join(f"{call.name} {call.arguments}" for call in message.tool_calls)

@@ -1,0 +1,401 @@
+"""What a run has measured so far, as one record: accuracies, paired comparisons, and the course of each iteration."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolrefine.config import Config, describe
+from toolrefine.datasets import dataset_name
+from toolrefine.difficulty import pass_at_k
+from toolrefine.errors import RunDirError
+from toolrefine.intervals import paired, wilson
+from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, read_records
+from toolrefine.types import EvalItem, Reason, Record, Sample, StopReason
+
+BASE, PLAIN_SFT, REFINED = "base", "plain SFT", " + refinement"
+
+
+class Accuracy(Record):
+    """A share of right answers with its 95 % Wilson interval."""
+
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+
+
+class Comparison(Record):
+    """One arm against another on the samples that both have answered."""
+
+    against: str
+    """Name of the other arm."""
+    n: int
+    fixed: int
+    """Wrong in the other arm, right in this one."""
+    broken: int
+    """Right in the other arm, wrong in this one."""
+    difference: float
+    """This arm's accuracy minus the other's, a fraction."""
+    low: float
+    high: float
+    """95 % interval of the difference, paired by sample."""
+
+
+class Arm(Record):
+    """A model on an evaluation set, with refinement or without."""
+
+    name: str
+    model: str
+    """The arm's name without refinement."""
+    dataset: str
+    refined: bool
+    """Scored on the last round; otherwise on the draft."""
+    n: int
+    accuracy: Accuracy
+    by_kind: dict[str, Accuracy]
+    """single, parallel and no_call, as far as there are any."""
+    by_round: tuple[Accuracy, ...]
+    """After each round, the draft first; who has stopped keeps the last answer. One entry without refinement."""
+    completions_per_sample: float
+    """What an answer costs: 1 without refinement."""
+    stop_reasons: dict[StopReason, int]
+    """Why refinement stopped; empty without it."""
+    comparisons: tuple[Comparison, ...]
+
+
+class Training(Record):
+    """One supervised fine-tuning."""
+
+    num_steps: int
+    num_examples: int
+    num_left_out: int
+    """Examples longer than sft.max_length."""
+    first_loss: float | None = None
+    final_loss: float | None = None
+    wall_s: float
+
+
+class IterationSummary(Record):
+    """What happened in one iteration. A field is None where its stage is not done, or the truth of the labels unknown."""
+
+    iteration: int
+    num_samples: int
+    k: int
+    """Completions a sample."""
+    pass_at: dict[int, float]
+    """k -> mean unbiased pass@k over the pool, of the model that the iteration starts from."""
+    num_correct_counts: tuple[int, ...]
+    """num_correct_counts[c]: samples with c correct completions."""
+    num_solvable: int
+    """Samples with a correct completion."""
+    reasons: dict[Reason, int]
+    """Verdicts on all completions."""
+    num_selected: int | None = None
+    num_entered: int | None = None
+    """Selected, but not in the iteration before."""
+    num_left: int | None = None
+    """Selected in the iteration before, but no longer."""
+    num_wrong_selected: int | None = None
+    """Selected samples whose label is known to be wrong."""
+    num_suspects: int | None = None
+    num_wrong_suspects: int | None = None
+    """Suspects whose label is known to be wrong."""
+    num_direct: int | None = None
+    num_refine: int | None = None
+    num_right_drafts: int | None = None
+    """Refinement examples whose draft is already right."""
+    training: Training | None = None
+
+
+class RunSummary(Record):
+    """All that a run has measured so far."""
+
+    run: str
+    """The folder."""
+    model: str
+    """M_0."""
+    finished: bool
+    """Every stage that the config asks for is done."""
+    num_iterations: int
+    """Asked for, at most."""
+    num_samples: int | None
+    """Size of the pool; None while it is being loaded."""
+    num_wrong_labels: int | None
+    """Labels of the pool known to be wrong; None where the truth is unknown."""
+    iterations: tuple[IterationSummary, ...]
+    """Those whose rollouts are complete."""
+    baseline: Training | None
+    """Plain SFT's training."""
+    arms: tuple[Arm, ...]
+    """Data set by data set; base, plain SFT, then the iterations, each without and with refinement."""
+    wall_s: dict[str, float]
+    """Stage -> seconds, in the order of the work."""
+
+
+def summarize(run_dir: Path) -> RunSummary:
+    """Summarize what is there of a run, finished or not.
+
+    Raises:
+        RunDirError: the folder holds no run, or one of another version.
+    """
+    config = read_config(run_dir)
+    labels: dict[str, bool] | None = None
+    pool_size: int | None = None
+    if (run_dir / POOL.path).exists():
+        known, pool_size = {}, 0
+        for sample in read_records(run_dir / POOL.path, POOL.record):
+            pool_size += 1
+            wrong = has_wrong_label(sample)
+            if wrong is not None:
+                known[sample.id] = wrong
+        labels = known or None
+    iterations = tuple(summarize_iterations(run_dir, labels))
+    return RunSummary(
+        run=str(run_dir),
+        model=config.model,
+        finished=is_finished(run_dir, config, iterations),
+        num_iterations=config.num_iterations,
+        num_samples=pool_size,
+        num_wrong_labels=sum(labels.values()) if labels else None,
+        iterations=iterations,
+        baseline=read_training(run_dir / "baseline"),
+        arms=tuple(
+            arm
+            for name in evaluation_names(run_dir, config)
+            for arm in build_arms(name, read_answers(run_dir, name), refined=config.refinement.max_rounds > 0)
+        ),
+        wall_s=read_wall_s(run_dir / "metrics.jsonl"),
+    )
+
+
+def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refined: bool) -> tuple[Arm, ...]:
+    """The arms of one evaluation set from each model's answers, in the order of the mapping.
+
+    Every arm is compared with the model named base, a refined arm with its own draft, and an iteration with plain SFT,
+    like with like.
+
+    Args:
+        dataset: what to call the evaluation set.
+        answers: name of a model -> its answers; models without answers are left out.
+        refined: whether to add an arm with refinement for each model; added anyway where an answer has rounds.
+    """
+    answers = {name: items for name, items in answers.items() if items}
+    refined = refined or any(len(item.scores) > 1 for items in answers.values() for item in items)
+    suffixes = ("", REFINED) if refined else ("",)
+    verdicts = {
+        name + suffix: {item.sample_id: item.scores[-1 if suffix else 0].correct for item in items}
+        for name, items in answers.items()
+        for suffix in suffixes
+    }
+    arms = []
+    for model, items in answers.items():
+        for suffix in suffixes:
+            name = model + suffix
+            rivals = [BASE, model] if model in (BASE, PLAIN_SFT) else [BASE, model, PLAIN_SFT + suffix]
+            arms.append(
+                Arm(
+                    name=name,
+                    model=model,
+                    dataset=dataset,
+                    refined=bool(suffix),
+                    n=len(items),
+                    accuracy=measure(verdicts[name].values()),
+                    by_kind={
+                        kind: measure(verdicts[name][item.sample_id] for item in items if item.kind == kind)
+                        for kind in ("single", "parallel", "no_call")
+                        if any(item.kind == kind for item in items)
+                    },
+                    by_round=accuracy_by_round(items) if suffix else (measure(verdicts[name].values()),),
+                    completions_per_sample=sum(len(item.scores) for item in items) / len(items) if suffix else 1.0,
+                    stop_reasons=count_stop_reasons(items) if suffix else {},
+                    comparisons=tuple(
+                        comparison
+                        for rival in dict.fromkeys(rivals)
+                        if rival != name and rival in verdicts
+                        for comparison in compare(rival, verdicts[rival], verdicts[name])
+                    ),
+                )
+            )
+    return tuple(arms)
+
+
+def measure(verdicts: Iterable[bool]) -> Accuracy:
+    """The share of right answers among at least one."""
+    rights = list(verdicts)
+    low, high = wilson(sum(rights), len(rights))
+    return Accuracy(n=len(rights), correct=sum(rights), accuracy=sum(rights) / len(rights), low=low, high=high)
+
+
+def compare(against: str, before: Mapping[str, bool], after: Mapping[str, bool]) -> Iterator[Comparison]:
+    """One comparison on the samples that both have, or none if there are no such."""
+    shared = [sample_id for sample_id in after if sample_id in before]
+    if shared:
+        result = paired([before[i] for i in shared], [after[i] for i in shared])
+        yield Comparison(against=against, **result.model_dump())
+
+
+def accuracy_by_round(items: Sequence[EvalItem]) -> tuple[Accuracy, ...]:
+    """Accuracy if refinement had been cut off after each round."""
+    num_rounds = max(len(item.scores) for item in items)
+    return tuple(
+        measure(item.scores[min(number, len(item.scores) - 1)].correct for item in items)
+        for number in range(num_rounds)
+    )
+
+
+def count_stop_reasons(items: Sequence[EvalItem]) -> dict[StopReason, int]:
+    """How often refinement stopped why, most often first."""
+    return dict(Counter(item.refinement.stop_reason for item in items).most_common())
+
+
+def summarize_iterations(run_dir: Path, labels: Mapping[str, bool] | None) -> Iterator[IterationSummary]:
+    """The iterations whose rollouts are complete. labels: sample id -> label is wrong, where that is known."""
+    before: set[str] = set()
+    for t, folder in iteration_folders(run_dir):
+        if not (folder / ROLLOUTS.path).exists():
+            continue
+        found: dict[str, Any] = {}
+        if (folder / SELECTED.path).exists():
+            selected = {s.sample_id for s in read_records(folder / SELECTED.path, SELECTED.record)}
+            found["num_selected"] = len(selected)
+            found["num_entered"] = len(selected - before)
+            found["num_left"] = len(before - selected)
+            found["num_wrong_selected"] = count_wrong(selected, labels)
+            before = selected
+        if (folder / SUSPECTS.path).exists():
+            suspects = [s.sample_id for s in read_records(folder / SUSPECTS.path, SUSPECTS.record)]
+            found["num_suspects"] = len(suspects)
+            found["num_wrong_suspects"] = count_wrong(suspects, labels)
+        if (folder / CORPUS.path).exists():
+            drafts = [(e.kind, e.draft_correct) for e in read_records(folder / CORPUS.path, CORPUS.record)]
+            found["num_direct"] = sum(kind == "direct" for kind, _ in drafts)
+            found["num_refine"] = sum(kind == "refine" for kind, _ in drafts)
+            found["num_right_drafts"] = sum(bool(right) for _, right in drafts)
+        yield IterationSummary(iteration=t, **count_rollouts(folder), **found, training=read_training(folder))
+
+
+def count_rollouts(folder: Path) -> dict[str, Any]:
+    """The fields of IterationSummary that come from rollouts; the groups are read one by one, never held together."""
+    tallies: list[tuple[int, int]] = []
+    reasons: Counter[Reason] = Counter()
+    for group in read_records(folder / ROLLOUTS.path, ROLLOUTS.record):
+        tallies.append((group.n, group.num_correct))
+        reasons.update(score.reason for score in group.scores)
+    k = min((n for n, _ in tallies), default=0)
+    powers = [1 << i for i in range(k.bit_length()) if 1 << i < k]
+    histogram = Counter(correct for _, correct in tallies)
+    return {
+        "num_samples": len(tallies),
+        "k": k,
+        "pass_at": {j: sum(pass_at_k(n, c, j) for n, c in tallies) / len(tallies) for j in [*powers, k] if k},
+        "num_correct_counts": tuple(histogram[c] for c in range(max([k, *histogram]) + 1)),
+        "num_solvable": sum(c > 0 for _, c in tallies),
+        "reasons": dict(reasons.most_common()),
+    }
+
+
+def has_wrong_label(sample: Sample) -> bool | None:
+    """Whether the label is wrong, for samples that tell: those of the tool world do."""
+    label = sample.meta.get("label")
+    if label == "ok":
+        return False
+    return True if isinstance(label, str) and label.startswith("wrong:") else None
+
+
+def count_wrong(sample_ids: Iterable[str], labels: Mapping[str, bool] | None) -> int | None:
+    """How many of the samples have a wrong label; None where the truth is unknown."""
+    return None if labels is None else sum(labels.get(sample_id, False) for sample_id in sample_ids)
+
+
+def is_finished(run_dir: Path, config: Config, iterations: Sequence[IterationSummary]) -> bool:
+    """Whether toolrefine.loop.train would have nothing left to do."""
+
+    def done(folder: Path) -> bool:
+        names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
+        trained = folder.name == "000" or (folder / "model").exists()
+        return trained and all((folder / "eval" / f"{name}.jsonl").exists() for name in names)
+
+    folders = dict(iteration_folders(run_dir))
+    if 0 not in folders or not done(folders[0]):
+        return False
+    num_solvable = 0
+    for t in range(1, config.num_iterations + 1):
+        it = next((it for it in iterations if it.iteration == t), None)
+        if it is None or it.num_suspects is None:
+            return False
+        if not it.num_selected or (config.selection.stop_when_stalled and it.num_solvable <= num_solvable):
+            break
+        num_solvable = it.num_solvable
+        if not done(folders[t]):
+            return False
+    return done(run_dir / "baseline") if config.baseline and num_solvable else True
+
+
+def iteration_folders(run_dir: Path) -> list[tuple[int, Path]]:
+    """(t, folder) of each iteration that has begun, in order."""
+    folders = (run_dir / "iterations").glob("*")
+    return sorted((int(folder.name), folder) for folder in folders if folder.name.isdecimal())
+
+
+def read_config(run_dir: Path) -> Config:
+    """The config that a run was started with.
+
+    Raises:
+        RunDirError: the folder holds no run, or one of another version.
+    """
+    path = run_dir / "config.json"
+    try:
+        return Config.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunDirError(f"{run_dir}: no run here, {path.name} is missing; name the folder of a run") from None
+    except OSError as error:
+        raise RunDirError(f"{path}: not readable: {error}") from None
+    except ValidationError as error:
+        raise RunDirError(f"{path}: not a config of this version of toolrefine: {describe(error)}") from None
+
+
+def evaluation_names(run_dir: Path, config: Config) -> list[str]:
+    """Evaluation sets that a model has answered, in the order of the config."""
+    names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
+    models = [folder for _, folder in model_folders(run_dir)]
+    return [name for name in dict.fromkeys(names) if any((f / "eval" / f"{name}.jsonl").exists() for f in models)]
+
+
+def model_folders(run_dir: Path) -> list[tuple[str, Path]]:
+    """(name, folder) of each model of a run in the order of reports: base, plain SFT, the iterations."""
+    iterations = [(f"iteration {t}", folder) for t, folder in iteration_folders(run_dir) if t]
+    return [(BASE, run_dir / "iterations" / "000"), (PLAIN_SFT, run_dir / "baseline"), *iterations]
+
+
+def read_answers(run_dir: Path, dataset: str) -> dict[str, list[EvalItem]]:
+    """Name of a model -> its answers to an evaluation set."""
+    paths = [(model, folder / "eval" / f"{dataset}.jsonl") for model, folder in model_folders(run_dir)]
+    return {model: list(read_records(path, EvalItem)) for model, path in paths if path.exists()}
+
+
+def read_training(folder: Path) -> Training | None:
+    """The training of an iteration or of the baseline, if it is complete."""
+    path = folder / "model" / "training.json"
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_bytes())
+    return Training.model_validate({name: value for name, value in facts.items() if name in Training.model_fields})
+
+
+def read_wall_s(path: Path) -> dict[str, float]:
+    """Seconds of each stage that metrics.jsonl tells of; a line torn by a kill is passed over."""
+    seconds: Counter[str] = Counter()
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            event = json.loads(line)
+            seconds[event["stage"]] += event["wall_s"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return dict(seconds)
