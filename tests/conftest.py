@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.utils import logging as transformers_logging
 
 from toolrefine.datasets.toolworld import generate
 from toolrefine.nano import NANO_DIR
 from toolrefine.types import Sample
+
+transformers_logging.disable_progress_bar()
 
 REPO = Path(__file__).parent.parent
 REAL_DATA = REPO.parent / "shared" / "data"

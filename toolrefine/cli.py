@@ -59,6 +59,8 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
         try:
             return command(*args, **kwargs)
+        except typer.Exit:
+            raise
         except ToolrefineError as error:
             if DEBUG:
                 raise
@@ -165,7 +167,7 @@ def evaluate(
 @guarded
 def refine(
     model: ModelName,
-    data: Annotated[str, typer.Option(metavar="FILE", help="Prompts: rows with messages and tools.")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Prompts: rows with messages and tools.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of final calls, one line a prompt.")],
     adapter: Adapter = None,
     max_rounds: Annotated[int, typer.Option(min=0, help="Refinement rounds, at most.")] = 2,
@@ -178,7 +180,7 @@ def refine(
     from collections import Counter
 
     from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
-    from toolrefine.datasets import load_prompts
+    from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
     from toolrefine.refine import refine as run_refinement
@@ -263,22 +265,19 @@ def inspect(
     """Count samples by kind, tools and turns."""
     from collections import Counter
 
-    from toolrefine.datasets import QuarantinedRow, load_rows
+    from toolrefine.datasets import Quarantine, load_dataset
 
+    bad = Quarantine()
     kinds: Counter[str] = Counter()
     tools: Counter[int] = Counter()
     turns: Counter[int] = Counter()
-    num_bad = 0
-    for item in load_rows(make_dataset(source, format, limit)):
-        if isinstance(item, QuarantinedRow):
-            num_bad += 1
-            continue
-        kinds[item.kind] += 1
-        tools[len(item.tools)] += 1
-        turns[sum(message.role == "user" for message in item.messages)] += 1
+    for sample in load_dataset(make_dataset(source, format, limit), bad):
+        kinds[sample.kind] += 1
+        tools[len(sample.tools)] += 1
+        turns[sum(message.role == "user" for message in sample.messages)] += 1
     counts = {
         "num_samples": kinds.total(),
-        "num_bad_rows": num_bad,
+        "num_bad_rows": bad.num_rows,
         "kinds": dict(sorted(kinds.items())),
         "tools": dict(sorted(tools.items())),
         "user_turns": dict(sorted(turns.items())),
@@ -299,20 +298,18 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """List every bad row with its place and reason; exit status 1 if there is one."""
-    from toolrefine.datasets import QuarantinedRow, load_rows
+    import io
 
-    findings = []
-    num_samples = 0
-    for item in load_rows(make_dataset(source, format, limit)):
-        if isinstance(item, QuarantinedRow):
-            findings.append(item)
-        else:
-            num_samples += 1
+    from toolrefine.datasets import Quarantine, load_dataset
+
+    written = io.StringIO()
+    num_samples = sum(1 for _ in load_dataset(make_dataset(source, format, limit), Quarantine(written)))
+    findings = [json.loads(line) for line in written.getvalue().splitlines()]
     if as_json:
-        print_json({"num_samples": num_samples, "findings": [finding.model_dump() for finding in findings]})
+        print_json({"num_samples": num_samples, "findings": findings})
     else:
         for finding in findings:
-            typer.echo(f"{finding.file}:{finding.line}: {finding.reason}")
+            typer.echo(f"{finding['file']}:{finding['line']}: {finding['reason']}")
         typer.echo(f"{num_samples} samples, {len(findings)} bad rows", err=True)
     if findings:
         raise typer.Exit(1)
@@ -331,11 +328,11 @@ def convert(
 ) -> None:
     """Write any source, the tool world included, as canonical JSONL."""
     from toolrefine.datasets import load_pool
-    from toolrefine.datasets.export import write_canonical
+    from toolrefine.datasets.export import write_samples
 
     dataset = make_dataset(source, format, limit, seed=seed, wrong_label_rate=wrong_label_rate)
     samples = load_pool([dataset], out.with_name(out.name + ".quarantine.jsonl"))
-    write_canonical(out, samples)
+    write_samples(out, samples)
     if as_json:
         print_json({"num_samples": len(samples), "out": str(out)})
     else:

@@ -8,6 +8,7 @@ from toolrefine.config import Config
 from toolrefine.corpus import build_corpus, direct_corpus
 from toolrefine.datasets import dataset_name, load_pool
 from toolrefine.engines import open_engine
+from toolrefine.errors import ConfigError
 from toolrefine.evaluate import evaluate
 from toolrefine.rollout import rollout
 from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, RunDir, Stage, evaluation_stage
@@ -81,14 +82,20 @@ def measure(model: Checkpoint, config: Config, run: RunDir, held_out: dict[str, 
 
 
 def load_held_out(config: Config, run: RunDir) -> dict[str, list[Sample]]:
-    """The evaluation sets by name, kept in the run beside the pool."""
+    """The evaluation sets by name, kept in the run beside the pool.
+
+    Raises:
+        ConfigError: two sets have the same name.
+    """
     folder = run.folder("held_out")
+    names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
+    if len({*names}) < len(names):
+        raise ConfigError(f"evaluation.datasets: two of {', '.join(names)} have one name; set name")
     return {
         name: folder.stage(
             Stage(f"{name}.jsonl", Sample), load_pool, [dataset], folder.path / f"{name}.quarantine.jsonl"
         )
-        for dataset in config.evaluation.datasets
-        for name in [dataset_name(dataset)]
+        for name, dataset in zip(names, config.evaluation.datasets, strict=True)
     }
 
 

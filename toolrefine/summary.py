@@ -15,10 +15,20 @@ from toolrefine.datasets import dataset_name
 from toolrefine.difficulty import pass_at_k
 from toolrefine.errors import RunDirError
 from toolrefine.intervals import paired, wilson
-from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, read_records
+from toolrefine.rundir import (
+    CORPUS,
+    POOL,
+    ROLLOUTS,
+    SELECTED,
+    SUSPECTS,
+    R,
+    Stage,
+    evaluation_stage,
+    read_records,
+)
 from toolrefine.types import EvalItem, Reason, Record, Sample, StopReason
 
-BASE, PLAIN_SFT, REFINED = "base", "plain SFT", " + refinement"
+BASE, BASELINE, REFINED = "base", "plain SFT", " + refinement"
 
 
 class Accuracy(Record):
@@ -62,9 +72,9 @@ class Arm(Record):
     by_kind: dict[str, Accuracy]
     """single, parallel and no_call, as far as there are any."""
     by_round: tuple[Accuracy, ...]
-    """After each round, the draft first; who has stopped keeps the last answer. One entry without refinement."""
-    completions_per_sample: float
-    """What an answer costs: 1 without refinement."""
+    """After each round, the draft first; who has stopped keeps the last answer. Empty without refinement."""
+    calls_per_sample: float
+    """Calls of the model for an answer, what it costs: 1 without refinement."""
     stop_reasons: dict[StopReason, int]
     """Why refinement stopped; empty without it."""
     comparisons: tuple[Comparison, ...]
@@ -74,16 +84,16 @@ class Training(Record):
     """One supervised fine-tuning."""
 
     num_steps: int
-    num_examples: int
-    num_left_out: int
+    num_examples: int | None = None
+    num_left_out: int | None = None
     """Examples longer than sft.max_length."""
     first_loss: float | None = None
     final_loss: float | None = None
-    wall_s: float
+    wall_s: float | None = None
 
 
 class IterationSummary(Record):
-    """What happened in one iteration. A field is None where its stage is not done, or the truth of the labels unknown."""
+    """What happened in one iteration; None where a stage is not done, or the truth of the labels not known."""
 
     iteration: int
     num_samples: int
@@ -91,8 +101,10 @@ class IterationSummary(Record):
     """Completions a sample."""
     pass_at: dict[int, float]
     """k -> mean unbiased pass@k over the pool, of the model that the iteration starts from."""
-    num_correct_counts: tuple[int, ...]
-    """num_correct_counts[c]: samples with c correct completions."""
+    pass_at_1: float
+    pass_at_k: float
+    histogram: tuple[int, ...]
+    """histogram[c]: samples with c correct completions."""
     num_solvable: int
     """Samples with a correct completion."""
     reasons: dict[Reason, int]
@@ -113,6 +125,11 @@ class IterationSummary(Record):
     """Refinement examples whose draft is already right."""
     training: Training | None = None
 
+    @property
+    def num_steps(self) -> int | None:
+        """Optimizer steps; None while the training is not complete."""
+        return None if self.training is None else self.training.num_steps
+
 
 class RunSummary(Record):
     """All that a run has measured so far."""
@@ -127,6 +144,8 @@ class RunSummary(Record):
     """Asked for, at most."""
     num_samples: int | None
     """Size of the pool; None while it is being loaded."""
+    num_quarantined: int
+    """Rows of the pool's sources that could not be used."""
     num_wrong_labels: int | None
     """Labels of the pool known to be wrong; None where the truth is unknown."""
     iterations: tuple[IterationSummary, ...]
@@ -146,23 +165,16 @@ def summarize(run_dir: Path) -> RunSummary:
         RunDirError: the folder holds no run, or one of another version.
     """
     config = read_config(run_dir)
-    labels: dict[str, bool] | None = None
-    pool_size: int | None = None
-    if (run_dir / POOL.path).exists():
-        known, pool_size = {}, 0
-        for sample in read_records(run_dir / POOL.path, POOL.record):
-            pool_size += 1
-            wrong = has_wrong_label(sample)
-            if wrong is not None:
-                known[sample.id] = wrong
-        labels = known or None
+    pool = [(sample.id, has_wrong_label(sample)) for sample in load(run_dir, POOL)]
+    labels = {sample_id: wrong for sample_id, wrong in pool if wrong is not None} or None
     iterations = tuple(summarize_iterations(run_dir, labels))
     return RunSummary(
         run=str(run_dir),
         model=config.model,
         finished=is_finished(run_dir, config, iterations),
         num_iterations=config.num_iterations,
-        num_samples=pool_size,
+        num_samples=len(pool) if (run_dir / POOL.path).exists() else None,
+        num_quarantined=count_lines(run_dir / "quarantine.jsonl"),
         num_wrong_labels=sum(labels.values()) if labels else None,
         iterations=iterations,
         baseline=read_training(run_dir / "baseline"),
@@ -198,7 +210,7 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
     for model, items in answers.items():
         for suffix in suffixes:
             name = model + suffix
-            rivals = [BASE, model] if model in (BASE, PLAIN_SFT) else [BASE, model, PLAIN_SFT + suffix]
+            rivals = [BASE, model] if model in (BASE, BASELINE) else [BASE, model, BASELINE + suffix]
             arms.append(
                 Arm(
                     name=name,
@@ -212,8 +224,8 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
                         for kind in ("single", "parallel", "no_call")
                         if any(item.kind == kind for item in items)
                     },
-                    by_round=accuracy_by_round(items) if suffix else (measure(verdicts[name].values()),),
-                    completions_per_sample=sum(len(item.scores) for item in items) / len(items) if suffix else 1.0,
+                    by_round=accuracy_by_round(items) if suffix else (),
+                    calls_per_sample=sum(len(item.scores) for item in items) / len(items) if suffix else 1.0,
                     stop_reasons=count_stop_reasons(items) if suffix else {},
                     comparisons=tuple(
                         comparison
@@ -263,18 +275,18 @@ def summarize_iterations(run_dir: Path, labels: Mapping[str, bool] | None) -> It
             continue
         found: dict[str, Any] = {}
         if (folder / SELECTED.path).exists():
-            selected = {s.sample_id for s in read_records(folder / SELECTED.path, SELECTED.record)}
+            selected = {selected.sample_id for selected in load(folder, SELECTED)}
             found["num_selected"] = len(selected)
             found["num_entered"] = len(selected - before)
             found["num_left"] = len(before - selected)
             found["num_wrong_selected"] = count_wrong(selected, labels)
             before = selected
         if (folder / SUSPECTS.path).exists():
-            suspects = [s.sample_id for s in read_records(folder / SUSPECTS.path, SUSPECTS.record)]
+            suspects = [suspect.sample_id for suspect in load(folder, SUSPECTS)]
             found["num_suspects"] = len(suspects)
             found["num_wrong_suspects"] = count_wrong(suspects, labels)
         if (folder / CORPUS.path).exists():
-            drafts = [(e.kind, e.draft_correct) for e in read_records(folder / CORPUS.path, CORPUS.record)]
+            drafts = [(example.kind, example.draft_correct) for example in load(folder, CORPUS)]
             found["num_direct"] = sum(kind == "direct" for kind, _ in drafts)
             found["num_refine"] = sum(kind == "refine" for kind, _ in drafts)
             found["num_right_drafts"] = sum(bool(right) for _, right in drafts)
@@ -290,12 +302,15 @@ def count_rollouts(folder: Path) -> dict[str, Any]:
         reasons.update(score.reason for score in group.scores)
     k = min((n for n, _ in tallies), default=0)
     powers = [1 << i for i in range(k.bit_length()) if 1 << i < k]
-    histogram = Counter(correct for _, correct in tallies)
+    pass_at = {j: sum(pass_at_k(n, c, j) for n, c in tallies) / len(tallies) for j in [*powers, k] if k}
+    counts = Counter(correct for _, correct in tallies)
     return {
         "num_samples": len(tallies),
         "k": k,
-        "pass_at": {j: sum(pass_at_k(n, c, j) for n, c in tallies) / len(tallies) for j in [*powers, k] if k},
-        "num_correct_counts": tuple(histogram[c] for c in range(max([k, *histogram]) + 1)),
+        "pass_at": pass_at,
+        "pass_at_1": pass_at.get(1, 0.0),
+        "pass_at_k": pass_at.get(k, 0.0),
+        "histogram": tuple(counts[c] for c in range(max([k, *counts]) + 1)),
         "num_solvable": sum(c > 0 for _, c in tallies),
         "reasons": dict(reasons.most_common()),
     }
@@ -320,7 +335,7 @@ def is_finished(run_dir: Path, config: Config, iterations: Sequence[IterationSum
     def done(folder: Path) -> bool:
         names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
         trained = folder.name == "000" or (folder / "model").exists()
-        return trained and all((folder / "eval" / f"{name}.jsonl").exists() for name in names)
+        return trained and all((folder / evaluation_stage(name).path).exists() for name in names)
 
     folders = dict(iteration_folders(run_dir))
     if 0 not in folders or not done(folders[0]):
@@ -336,6 +351,12 @@ def is_finished(run_dir: Path, config: Config, iterations: Sequence[IterationSum
         if not done(folders[t]):
             return False
     return done(run_dir / "baseline") if config.baseline and num_solvable else True
+
+
+def load(folder: Path, stage: Stage[R]) -> list[R]:
+    """The records of a stage; none where it is not complete."""
+    path = folder / stage.path
+    return list(read_records(path, stage.record)) if path.exists() else []
 
 
 def iteration_folders(run_dir: Path) -> list[tuple[int, Path]]:
@@ -363,21 +384,20 @@ def read_config(run_dir: Path) -> Config:
 
 def evaluation_names(run_dir: Path, config: Config) -> list[str]:
     """Evaluation sets that a model has answered, in the order of the config."""
-    names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
-    models = [folder for _, folder in model_folders(run_dir)]
-    return [name for name in dict.fromkeys(names) if any((f / "eval" / f"{name}.jsonl").exists() for f in models)]
+    names = dict.fromkeys(dataset_name(dataset) for dataset in config.evaluation.datasets)
+    folders = [folder for _, folder in model_folders(run_dir)]
+    return [name for name in names if any((folder / evaluation_stage(name).path).exists() for folder in folders)]
 
 
 def model_folders(run_dir: Path) -> list[tuple[str, Path]]:
     """(name, folder) of each model of a run in the order of reports: base, plain SFT, the iterations."""
     iterations = [(f"iteration {t}", folder) for t, folder in iteration_folders(run_dir) if t]
-    return [(BASE, run_dir / "iterations" / "000"), (PLAIN_SFT, run_dir / "baseline"), *iterations]
+    return [(BASE, run_dir / "iterations" / "000"), (BASELINE, run_dir / "baseline"), *iterations]
 
 
 def read_answers(run_dir: Path, dataset: str) -> dict[str, list[EvalItem]]:
     """Name of a model -> its answers to an evaluation set."""
-    paths = [(model, folder / "eval" / f"{dataset}.jsonl") for model, folder in model_folders(run_dir)]
-    return {model: list(read_records(path, EvalItem)) for model, path in paths if path.exists()}
+    return {model: load(folder, evaluation_stage(dataset)) for model, folder in model_folders(run_dir)}
 
 
 def read_training(folder: Path) -> Training | None:
@@ -387,6 +407,14 @@ def read_training(folder: Path) -> Training | None:
         return None
     facts = json.loads(path.read_bytes())
     return Training.model_validate({name: value for name, value in facts.items() if name in Training.model_fields})
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def read_wall_s(path: Path) -> dict[str, float]:

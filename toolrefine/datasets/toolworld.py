@@ -16,8 +16,11 @@ from toolrefine.datasets.toolworld_domains import Domain, WorldTool, get_domain,
 from toolrefine.datasets.toolworld_labels import make_wrong
 from toolrefine.types import Message, Sample, ToolCall
 
-MAX_TOOLS = 6
-PARALLEL_SHARE, NO_CALL_SHARE, SEVERAL_TURNS_SHARE = 0.22, 0.18, 0.2
+NUM_TOOLS = [1, 2, 2, 3, 3, 4, 5, 6]
+"""Tools of a prompt, drawn from these."""
+PARALLEL_SHARE, NO_CALL_SHARE, SEVERAL_TURNS_SHARE = 0.18, 0.18, 0.15
+OPTIONAL_SHARE = 0.25
+"""How often a request states an optional parameter."""
 
 OPENERS = ["", "", "", "Please ", "Can you ", "Could you ", "I want you to ", "Hi, ", "I'd like to ", "Go ahead and "]
 CLOSERS = ["", "", "", "", ".", ".", " please.", ", thanks."]
@@ -54,9 +57,9 @@ def generate(domain: str, size: int, seed: int = 0, wrong_label_rate: float = 0.
 
 def build_sample(domain: Domain, rng: Random, sample_id: str) -> Sample:
     """One sample with a correct label."""
-    num_tools = rng.randint(1, min(MAX_TOOLS, len(domain.tools)))
+    num_tools = min(rng.choice(NUM_TOOLS), len(domain.tools))
     draw = rng.random()
-    num_calls = rng.choice([2, 2, 3]) if draw < PARALLEL_SHARE else 1
+    num_calls = rng.choice([2, 2, 2, 3]) if draw < PARALLEL_SHARE else 1
     wanted = [rng.choice(domain.tools) for _ in range(num_calls)]
     offered = _offer(domain, rng, wanted, max(num_tools, len({w.tool.name for w in wanted})))
     history: list[Message] = []
@@ -98,7 +101,7 @@ def _request(rng: Random, wanted: WorldTool, without: str | None = None) -> tupl
     arguments: dict[str, Any] = {}
     pieces = []
     for number, parameter in enumerate(wanted.parameters):
-        if parameter.name != without and (number < wanted.num_required or rng.random() < 0.45):
+        if parameter.name != without and (number < wanted.num_required or rng.random() < OPTIONAL_SHARE):
             arguments[parameter.name] = parameter.draw(rng)
             pieces.append(parameter.say(rng, arguments[parameter.name]))
     rng.shuffle(pieces)

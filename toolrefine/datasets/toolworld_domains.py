@@ -179,8 +179,8 @@ class Domain:
             shared = Random(f"{self.name}/{thing}").sample(self.parameters, min(4, len(self.parameters)))
             for verb in self.verbs:
                 rng = Random(f"{self.name}/{verb}/{thing}")
-                chosen = rng.sample(shared, rng.randint(1, len(shared)))
-                if rng.random() < 0.4:
+                chosen = rng.sample(shared, rng.randint(1, min(3, len(shared))))
+                if rng.random() < 0.25:
                     chosen += [rng.choice([p for p in self.parameters if p not in chosen])]
                 num_required = rng.randint(1, min(2, len(chosen)))
                 name = join_name(self.style, [verb, *thing.replace("-", " ").split()])
@@ -252,91 +252,19 @@ def _tools(name: str) -> tuple[WorldTool, ...]:
     return tuple(get_domain(name).build_tools())
 
 
-ONSETS = [
-    "b",
-    "bl",
-    "br",
-    "c",
-    "ch",
-    "cl",
-    "cr",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "fr",
-    "g",
-    "gl",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kl",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sc",
-    "sh",
-    "sk",
-    "sl",
-    "sp",
-    "st",
-    "str",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "w",
-    "z",
-]
-VOWELS = ["a", "a", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "oa", "ou", "y"]
-CODAS = [
-    "b",
-    "ck",
-    "d",
-    "ft",
-    "g",
-    "l",
-    "ld",
-    "ll",
-    "lt",
-    "m",
-    "mp",
-    "n",
-    "nd",
-    "ng",
-    "nt",
-    "p",
-    "r",
-    "rd",
-    "rk",
-    "rm",
-    "rn",
-    "rt",
-    "s",
-    "sh",
-    "sk",
-    "sp",
-    "ss",
-    "st",
-    "t",
-    "th",
-    "x",
-    "z",
-] + [""] * 40
-
-
 def spliced_word(rng: Random) -> str:
     """A pronounceable word that means nothing."""
     count = rng.choice([1, 1, 2, 2, 2, 3])
-    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS)) for _ in range(count))
+    onsets, vowels, codas = (_splicing()[part] for part in ("onsets", "vowels", "codas"))
+    return "".join(
+        rng.choice(onsets) + rng.choice(vowels) + (rng.choice(codas) if rng.random() < 0.4 else "")
+        for _ in range(count)
+    )
+
+
+@cache
+def _splicing() -> dict[str, list[str]]:
+    return {key: text.split() for key, text in _words()["splicing"].items()}
 
 
 def spliced_domain(name: str) -> Domain:
@@ -347,11 +275,11 @@ def spliced_domain(name: str) -> Domain:
         return rng.choice(real) if rng.random() < share else spliced_word(rng)
 
     def name_of(real: Sequence[str]) -> str:
-        parts = [word(real, 0.4) for _ in range(rng.choice([1, 1, 2]))]
+        parts = [word(real, 0.5) for _ in range(rng.choice([1, 1, 2]))]
         return join_name("camel" if style == "camel" else "snake", parts)
 
     def value() -> str:
-        parts = [spliced_word(rng) for _ in range(rng.choice([1, 1, 2, 2, 3]))]
+        parts = [word(nouns, 0.3) for _ in range(rng.choice([1, 1, 2, 2, 3]))]
         case = rng.random()
         if case < 0.5:
             return " ".join(part.capitalize() for part in parts)
@@ -364,34 +292,9 @@ def spliced_domain(name: str) -> Domain:
         )
 
     style = rng.choice(["snake", "snake", "camel", "dotted"])
-    nouns = [
-        "account",
-        "card",
-        "code",
-        "color",
-        "count",
-        "date",
-        "day",
-        "group",
-        "item",
-        "key",
-        "label",
-        "level",
-        "limit",
-        "name",
-        "number",
-        "order",
-        "place",
-        "rate",
-        "size",
-        "time",
-        "title",
-        "type",
-        "unit",
-        "user",
-    ]
+    nouns = _splicing()["nouns"]
     domain_verbs = tuple(rng.sample(sorted(verb_phrases()), 3))
-    objects = tuple(dict.fromkeys(" ".join(word(nouns, 0.15) for _ in range(rng.choice([1, 1, 2]))) for _ in range(4)))
+    objects = tuple(dict.fromkeys(" ".join(word(nouns, 0.5) for _ in range(rng.choice([1, 1, 2]))) for _ in range(4)))
     parameters: dict[str, Parameter] = {}
     for kind in rng.choices(
         ["string", "enum", "integer", "number", "boolean", "array", "object", "code"], [6, 2, 3, 2, 2, 2, 1, 2], k=7

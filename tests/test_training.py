@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from toolrefine.chat import Chat
+from toolrefine.config import Config, PromptConfig
+from toolrefine.corpus import direct_corpus
+from toolrefine.errors import TemplateError, WorkError
+from toolrefine.models import load_tokenizer
+from toolrefine.rundir import Silent
+from toolrefine.training import num_steps_of, sft
+from toolrefine.training.sft import schedule
+from toolrefine.types import Checkpoint, Example, Message, Sample
+
+
+def make_config(**changes: Any) -> Config:
+    settings = {"learning_rate": 3e-3, "batch_size": 4, "max_steps": 6, "checkpoint_steps": 2, "device": "cpu"}
+    dataset = {"format": "toolworld", "domain": "museum", "size": 3}
+    return Config.model_validate({"model": "x", "datasets": [dataset], "sft": {**settings, **changes}})
+
+
+def fit(folder: Path, base: Checkpoint, corpus: list[Example], config: Config, **options: Any) -> Checkpoint:
+    final, partial = folder / "model", folder / "model.partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    options = {"iteration": 1, "progress": Silent(), **options}
+    checkpoint = sft(partial, final, base, corpus, config, **options)
+    partial.replace(final)
+    return checkpoint
+
+
+@pytest.fixture
+def corpus(samples: list[Sample]) -> list[Example]:
+    return direct_corpus(samples, PromptConfig())
+
+
+def test_full_training_lowers_the_loss_and_can_be_loaded(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example]
+) -> None:
+    checkpoint = fit(tmp_path, Checkpoint(model=str(tiny_model)), corpus, make_config(max_steps=40))
+    facts = json.loads((tmp_path / "model/training.json").read_text())
+    assert facts["final_loss"] < 0.7 * facts["first_loss"]
+    assert num_steps_of(checkpoint) == 40
+    assert load_tokenizer(checkpoint).chat_template
+    assert not (tmp_path / "model/checkpoints").exists()
+
+
+def test_lora_trains_an_adapter_and_goes_on_with_it(tmp_path: Path, tiny_llama: Path, corpus: list[Example]) -> None:
+    config = make_config(lora={"rank": 4, "alpha": 8})
+    first = fit(tmp_path / "1", Checkpoint(model=str(tiny_llama)), corpus, config)
+    assert (first.model, first.adapter) == (str(tiny_llama), str(tmp_path / "1/model"))
+    second = fit(tmp_path / "2", first, corpus, config)
+    weights = [load_file(Path(str(c.adapter)) / "adapter_model.safetensors") for c in (first, second)]
+    assert weights[0].keys() == weights[1].keys()
+    assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
+
+
+def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
+    class Kill(Silent):
+        def advance(self, done: int) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+    base, config = Checkpoint(model=str(tiny_model)), make_config()
+    fit(tmp_path / "whole", base, corpus, config)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "killed", base, corpus, config, progress=Kill())
+    checkpoints = tmp_path / "killed/model.partial/checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+    shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-6")
+    (checkpoints / "checkpoint-6/trainer_state.json").write_text('{"global_st')
+    fit(tmp_path / "killed", base, corpus, config)
+    files = [load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "killed")]
+    assert all((files[0][name] == files[1][name]).all() for name in files[0])
+
+
+def test_long_examples_are_left_out_and_counted(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
+    base = Checkpoint(model=str(tiny_model))
+    lengths = sorted(len(Chat(load_tokenizer(base), PromptConfig()).example_ids(e)[0]) for e in corpus)
+    fit(tmp_path, base, corpus, make_config(max_length=lengths[20], max_steps=1))
+    facts = json.loads((tmp_path / "model/training.json").read_text())
+    assert facts["num_examples"] == sum(length <= lengths[20] for length in lengths)
+    assert facts["num_left_out"] + facts["num_examples"] == len(corpus)
+    with pytest.raises(WorkError, match="sft.max_length=16"):
+        fit(tmp_path / "none", base, corpus, make_config(max_length=16))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    rows=st.integers(1, 7),
+    steps=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_the_schedule_visits_every_example_equally(lengths: list[int], rows: int, steps: int, seed: int) -> None:
+    order = schedule(lengths, rows, steps, seed)
+    assert len(order) == rows * steps
+    whole, rest = divmod(len(order), len(lengths))
+    counts = [order[: whole * len(lengths)].count(i) for i in range(len(lengths))]
+    assert counts == [whole] * len(lengths)
+    assert len({*order[len(order) - rest :]}) == rest
+    assert order == schedule(lengths, rows, steps, seed)
+
+
+def test_the_mask_covers_the_target_turn_and_nothing_else(corpus: list[Example]) -> None:
+    tokenizer = load_tokenizer(Checkpoint(model="nano"))
+    chat = Chat(tokenizer, PromptConfig())
+    for example in corpus:
+        ids, start = chat.example_ids(example)
+        assert ids[:start] == chat.prompt_ids(example.messages, example.tools)
+        wanted = chat.format.render(example.target.tool_calls) if example.target.tool_calls else example.target.content
+        assert tokenizer.decode(ids[start:]) == f"{wanted}<|end|>"
+        assert chat.parse(tokenizer.decode(ids[start:-1])).calls == example.target.tool_calls
+
+
+QUESTION = Message(role="user", content="hi")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}", "ignores tools"),
+        ("{{ raise_exception('no tools here') }}", "no tools here"),
+        (
+            "{{ tools }}{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}",
+            "none of the known formats",
+        ),
+    ],
+)
+def test_a_template_that_cannot_serve_is_refused(template: str, message: str) -> None:
+    tokenizer = load_tokenizer(Checkpoint(model="nano"))
+    tokenizer.chat_template = template
+    with pytest.raises(TemplateError, match=message) as caught:
+        Chat(tokenizer, PromptConfig())
+    assert "prompt.style=system" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{{ tools }}{{ messages | length }}{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
+            "changes the prompt",
+        ),
+        (
+            "{{ tools }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+            "end-of-turn",
+        ),
+    ],
+)
+def test_a_template_that_would_mask_wrongly_is_refused(samples: list[Sample], template: str, message: str) -> None:
+    tokenizer = load_tokenizer(Checkpoint(model="nano"))
+    tokenizer.chat_template = template
+    chat = Chat(tokenizer, PromptConfig(format="pythonic"))
+    target = Message(role="assistant", content="hello")
+    example = Example(id="e", sample_id="s", kind="direct", messages=(QUESTION,), tools=samples[0].tools, target=target)
+    with pytest.raises(TemplateError, match=message):
+        chat.example_ids(example)
+
+
+def test_style_system_serves_a_template_without_tools(corpus: list[Example]) -> None:
+    tokenizer = load_tokenizer(Checkpoint(model="nano"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    chat = Chat(tokenizer, PromptConfig(style="system"))
+    for example in corpus:
+        ids, start = chat.example_ids(example)
+        assert all(tool.name in tokenizer.decode(ids[:start]) for tool in example.tools)
+        assert chat.parse(tokenizer.decode(ids[start:-1])).calls == example.target.tool_calls
+
+
+def test_random_llama_takes_the_path_of_its_recipe(tmp_path: Path, samples: list[Sample]) -> None:
+    """recipes/llama31_8b.toml on a tiny model of the same class: LoRA, tools in the system prompt."""
+    path = make_tiny_model(tmp_path / "llama", "Llama", max_position_embeddings=8192)
+    prompt = PromptConfig(style="system")
+    config = make_config(lora={"rank": 4, "alpha": 8}, gradient_checkpointing=True, gradient_accumulation=2)
+    config = config.model_copy(update={"prompt": prompt})
+    checkpoint = fit(tmp_path / "run", Checkpoint(model=str(path)), direct_corpus(samples, prompt), config)
+    assert (Path(str(checkpoint.adapter)) / "adapter_model.safetensors").exists()
