@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from formats.test_round_trip import calls as call_lists
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolrefine.matching import canonical_key, match, same_calls, schema_violation, score
+from toolrefine.types import Completion, Message, Outcome, Reason, Sample, Tool, ToolCall
+
+
+def call(name: str, **arguments: Any) -> ToolCall:
+    return ToolCall(name=name, arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "reason"),
+    [
+        ([call("f", a=1), call("g")], [call("g"), call("f", a=1)], Reason.OK),
+        ([call("f", a=1.0)], [call("f", a=1)], Reason.OK),
+        ([call("f", a=True)], [call("f", a=1)], Reason.WRONG_TYPE),
+        ([call("f", a="1")], [call("f", a=1)], Reason.WRONG_TYPE),
+        ([call("f", a=2)], [call("f", a=1)], Reason.WRONG_VALUE),
+        ([call("f", a="Paris")], [call("f", a="paris")], Reason.WRONG_VALUE),
+        ([call("f", a=[1, 2])], [call("f", a=[2, 1])], Reason.WRONG_VALUE),
+        ([call("f", a={"x": 1, "y": 2})], [call("f", a={"y": 2, "x": 1})], Reason.OK),
+        ([call("f")], [call("f", a=1)], Reason.MISSING_ARG),
+        ([call("f", a=1, b=2)], [call("f", a=1)], Reason.EXTRA_ARG),
+        ([call("g", a=1)], [call("f", a=1)], Reason.WRONG_NAME),
+        ([call("f"), call("f")], [call("f")], Reason.WRONG_COUNT),
+        ([call("f"), call("f"), call("g")], [call("f"), call("g"), call("g")], Reason.WRONG_NAME),
+        ([], [call("f")], Reason.MISSING_CALL),
+        ([call("f")], [], Reason.UNEXPECTED_CALL),
+        ([], [], Reason.OK),
+    ],
+)
+def test_reasons(predicted: list[ToolCall], target: list[ToolCall], reason: Reason) -> None:
+    verdict = match(predicted, target)
+    assert (verdict.reason, verdict.correct) == (reason, reason is Reason.OK)
+
+
+def test_order_counts_on_request() -> None:
+    assert not match([call("g"), call("f")], [call("f"), call("g")], ordered=True).correct
+
+
+def test_an_argument_equal_to_its_default_may_be_omitted() -> None:
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"unit": {"type": "string", "default": "C"}}})
+    assert match([call("f")], [call("f", unit="C")], [tool]).correct
+    assert match([call("f", unit="C")], [call("f")], [tool]).correct
+    assert not match([call("f")], [call("f", unit="F")], [tool]).correct
+
+
+@given(calls=call_lists, order=st.randoms())
+def test_any_order_matches_itself(calls: list[ToolCall], order: Any) -> None:
+    shuffled = list(calls)
+    order.shuffle(shuffled)
+    assert match(shuffled, calls).correct
+    assert canonical_key(shuffled) == canonical_key(calls)
+
+
+@given(first=call_lists, second=call_lists)
+def test_keys_agree_with_matching(first: list[ToolCall], second: list[ToolCall]) -> None:
+    assert (canonical_key(first) == canonical_key(second)) == match(first, second).correct
+
+
+def completion(outcome: Outcome, *calls: ToolCall) -> Completion:
+    return Completion(text="x", calls=calls, outcome=outcome, num_tokens=1, mean_logprob=0.0)
+
+
+def test_unreadable_answers_are_never_the_same() -> None:
+    for outcome in (Outcome.MALFORMED, Outcome.TRUNCATED):
+        broken = completion(outcome, call("f"))
+        assert not same_calls(broken, broken)
+    assert same_calls(completion(Outcome.NO_CALL), completion(Outcome.NO_CALL))
+    assert not same_calls(completion(Outcome.NO_CALL), completion(Outcome.CALLS, call("f")))
+
+
+def test_only_a_readable_answer_scores() -> None:
+    user = Message(role="user", content="x")
+    target = Message(role="assistant", tool_calls=(call("f"),))
+    sample = Sample(id="s", messages=(user,), tools=(Tool(name="f"),), target=target)
+    assert score(completion(Outcome.CALLS, call("f")), sample).correct
+    assert score(completion(Outcome.TRUNCATED, call("f")), sample).reason is Reason.TRUNCATED
+    assert score(completion(Outcome.MALFORMED), sample).reason is Reason.MALFORMED
+    declined = sample.model_copy(update={"target": Message(role="assistant", content="no")})
+    assert score(completion(Outcome.NO_CALL), declined).correct
+    assert not score(completion(Outcome.MALFORMED), declined).correct
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Oslo", "Rome"]},
+        "days": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "where": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+    },
+    "required": ["city"],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ({"city": "Oslo"}, None),
+        ({"city": "Oslo", "days": 2.0, "tags": ["a"], "where": {"x": 1}}, None),
+        ({}, "city"),
+        ({"city": "Bern"}, "city"),
+        ({"city": "Oslo", "days": "2"}, "days"),
+        ({"city": "Oslo", "days": True}, "days"),
+        ({"city": "Oslo", "tags": ["a", 1]}, "tags"),
+        ({"city": "Oslo", "where": {}}, "x"),
+        ({"city": "Oslo", "town": "x"}, "town"),
+    ],
+)
+def test_schema_violations_name_the_argument(arguments: dict[str, Any], hint: str | None) -> None:
+    found = schema_violation([call("f", **arguments)], [Tool(name="f", parameters=SCHEMA)])
+    assert found is None if hint is None else hint in (found or "")
+
+
+def test_an_unknown_tool_is_a_violation() -> None:
+    assert "g" in (schema_violation([call("g")], [Tool(name="f")]) or "")

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolrefine.config import CorpusConfig, PromptConfig, SelectionConfig
+from toolrefine.corpus import build_corpus, direct_corpus
+from toolrefine.difficulty import mean_pass_at_k, pass_at_k
+from toolrefine.intervals import paired, wilson
+from toolrefine.selection import find_suspects, select
+from toolrefine.types import Completion, Group, Message, Outcome, Reason, Sample, Score, ToolCall
+
+USER = Message(role="user", content="x")
+
+
+def answer(value: int | None) -> Completion:
+    calls = () if value is None else (ToolCall(name="f", arguments={"a": value}),)
+    return Completion(
+        text=f"[f(a={value})]",
+        calls=calls,
+        outcome=Outcome.MALFORMED if value is None else Outcome.CALLS,
+        num_tokens=3,
+        mean_logprob=-0.1,
+    )
+
+
+def sample(number: int) -> Sample:
+    target = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments={"a": 0}),))
+    return Sample(id=f"s{number}", messages=(USER,), tools=(), target=target)
+
+
+def group(number: int, values: list[int | None]) -> Group:
+    scores = [Score(correct=v == 0, reason=Reason.OK if v == 0 else Reason.WRONG_VALUE) for v in values]
+    return Group(sample_id=f"s{number}", completions=tuple(map(answer, values)), scores=tuple(scores))
+
+
+def make(*rows: list[int | None]) -> tuple[list[Sample], list[Group]]:
+    return [sample(i) for i in range(len(rows))], [group(i, row) for i, row in enumerate(rows)]
+
+
+@given(n=st.integers(1, 9), data=st.data())
+def test_pass_at_k_counts_the_subsets_with_a_success(n: int, data: Any) -> None:
+    correct, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations([1] * correct + [0] * (n - correct), k))
+    assert pass_at_k(n, correct, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+
+
+@pytest.mark.parametrize("arguments", [(4, 5, 1), (4, -1, 1), (4, 1, 5), (4, 1, 0)])
+def test_pass_at_k_refuses_what_makes_no_sense(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="pass@k needs"):
+        pass_at_k(*arguments)
+
+
+def test_pass_at_1_is_the_mean_pass_rate() -> None:
+    _, groups = make([0, 1], [0, 0], [1, 1])
+    assert mean_pass_at_k(groups, 1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SelectionConfig(), ["s0", "s1"]),
+        (SelectionConfig(policy="frontier"), ["s1"]),
+        (SelectionConfig(policy="frontier", mastered_rate=0.5), []),
+        (SelectionConfig(policy="all"), ["s0", "s1", "s2", "s3"]),
+    ],
+)
+def test_policies(config: SelectionConfig, expected: list[str]) -> None:
+    pool, groups = make([0, 0], [0, 1], [1, 2], [None, None])
+    selected = select(pool, groups[::-1], config)
+    assert [s.sample_id for s in selected] == expected
+
+
+def test_a_missing_group_is_an_error() -> None:
+    pool, groups = make([0], [0])
+    with pytest.raises(ValueError, match="s1"):
+        select(pool, groups[:1], SelectionConfig())
+
+
+def test_suspects_are_what_the_model_agrees_on_against_the_label() -> None:
+    pool, groups = make([1, 1, 1, 2], [0, 0, 0, 0], [1, 1, 2, 2], [None] * 4, [3, 3, 3, 3])
+    suspects = find_suspects(pool, groups, SelectionConfig(suspect_agreement=0.75))
+    assert [(s.sample_id, s.agreement) for s in suspects] == [("s4", 1.0), ("s0", 0.75)]
+    assert suspects[1].answer.tool_calls[0].arguments == {"a": 1}
+
+
+groups_of_values = st.lists(
+    st.lists(st.sampled_from([0, 0, 1, 2, None]), min_size=3, max_size=3), min_size=1, max_size=20
+)
+
+
+@given(
+    rows=groups_of_values, share=st.sampled_from([0.0, 0.3, 0.5, 1.0]), most=st.integers(0, 3), seed=st.integers(0, 9)
+)
+def test_the_corpus(rows: list[list[int | None]], share: float, most: int, seed: int) -> None:
+    pool, groups = make(*rows)
+    selected = select(pool, groups, SelectionConfig(policy="all"))
+    config = CorpusConfig(refine_per_sample=most, right_draft_share=share)
+    corpus = build_corpus(pool, selected, groups, config, PromptConfig(), seed=seed)
+    direct = [e for e in corpus if e.kind == "direct"]
+    refine = [e for e in corpus if e.kind == "refine"]
+    assert [e.sample_id for e in direct] == [s.id for s in pool]
+    assert len({e.id for e in corpus}) == len(corpus)
+    assert all(sum(e.sample_id == s.id for e in refine) <= most for s in pool)
+    assert abs(sum(bool(e.draft_correct) for e in refine) - share * len(refine)) <= 1
+    for example in refine:
+        conversation = example.messages
+        assert conversation[0] == USER
+        assert (conversation[1].tool_calls == example.target.tool_calls) == example.draft_correct
+        assert conversation[2] == Message(role="user", content=PromptConfig().refine)
+    assert corpus == build_corpus(pool, selected, groups, config, PromptConfig(), seed=seed)
+
+
+def test_an_empty_target_gets_words() -> None:
+    silent = sample(0).model_copy(update={"target": Message(role="assistant")})
+    (example,) = direct_corpus([silent], PromptConfig(no_call_text="Nothing fits."))
+    assert example.target.content == "Nothing fits."
+
+
+def test_wilson_agrees_with_published_values() -> None:
+    low, high = wilson(81, 263)  # Newcombe 1998, table I, method 3
+    assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert wilson(0, 20) == (0.0, pytest.approx(0.1611, abs=1e-4))
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@given(verdicts=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_paired_intervals(verdicts: list[tuple[bool, bool]]) -> None:
+    before, after = [a for a, _ in verdicts], [b for _, b in verdicts]
+    result, reverse = paired(before, after), paired(after, before)
+    assert result.difference == pytest.approx((sum(after) - sum(before)) / len(verdicts))
+    assert -1 <= result.low < result.high <= 1
+    assert result.low == pytest.approx(-reverse.high)
+    assert (result.fixed, result.broken) == (reverse.broken, reverse.fixed)
+
+
+def test_a_paired_interval_narrows_with_n() -> None:
+    def width(n: int) -> float:
+        result = paired([True] * n, [True] * (n - n // 10) + [False] * (n // 10))
+        return result.high - result.low
+
+    assert width(4000) == pytest.approx(width(1000) / 2, rel=0.05)
+    assert math.isfinite(width(10))
