@@ -1,13 +1,23 @@
-"""The training corpus: direct examples, and refinement examples from the model's own drafts (section 3.2)."""
+"""Training examples: direct ones, and refinements of the model's own drafts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
 from toolrefine.config import CorpusConfig, PromptConfig
-from toolrefine.selection import answer_key, pair
-from toolrefine.types import Completion, Example, Group, Message, Sample, Selected
+from toolrefine.matching import canonical_key
+from toolrefine.selection import align
+from toolrefine.types import Completion, Example, Group, Message, Outcome, Sample, Selected
+
+
+class _Drafts(NamedTuple):
+    """Distinct drafts of one sample, in the order in which to use them."""
+
+    right: list[Completion]
+    wrong: list[Completion]
 
 
 def build_corpus(
@@ -19,47 +29,60 @@ def build_corpus(
     *,
     seed: int,
 ) -> list[Example]:
-    """One direct example a selected sample, and refinement examples whose drafts are right for a given share.
+    """Build one direct example per selected sample, and up to config.refine_per_sample refinement examples.
 
-    Right drafts teach the model to leave a good call alone, which is what lets refinement stop. Of the kind of draft
-    that there is too much of for config.right_draft_share, a random part is left out.
+    A refinement example shows one of the model's own completions as a draft and learns the gold target. The drafts
+    of a sample are distinct; a completion cut off at the token limit is none. Over the corpus config.right_draft_share
+    of the drafts are right already (A1 = A in arXiv 2504.01400), rounded to one example: where the samples leave a
+    choice between right and wrong drafts it is made to that end, and where they do not, examples of the kind that
+    there is too much of are left out. The seed decides which.
 
     Raises:
-        ValueError: a selected sample has no group.
+        ValueError: a selected sample is not in the pool, or has no group of completions.
     """
-    chosen = {s.sample_id for s in selected}
-    samples = [sample for sample in pool if sample.id in chosen]
-    direct = [direct_example(sample, prompt) for sample in samples]
-    drafts = [
-        (sample, number, draft, correct)
-        for sample, group in pair(samples, groups)
-        for number, (draft, correct) in enumerate(pick_drafts(group, config, Random(f"{seed}/{sample.id}")))
-    ]
-    kept = {id(entry) for entry in balance(drafts, config.right_draft_share, Random(f"{seed}/balance"))}
-    refine = [
-        Example(
-            id=f"{sample.id}/refine/{number}",
-            sample_id=sample.id,
-            kind="refine",
-            draft_correct=correct,
-            messages=refine_messages(sample.messages, draft, prompt),
-            tools=sample.tools,
-            target=training_target(sample, prompt),
-        )
-        for entry in drafts
-        if id(entry) in kept
-        for sample, number, draft, correct in [entry]
-    ]
-    return direct + refine
+    by_id = {sample.id: sample for sample in pool}
+    unknown = [item.sample_id for item in selected if item.sample_id not in by_id]
+    if unknown:
+        raise ValueError(f"{len(unknown)} selected samples are not in the pool, such as {unknown[0]}")
+    samples = [by_id[item.sample_id] for item in selected]
+    drafts = [_shuffled_drafts(group, seed) for group in align(samples, groups)]
+    examples = []
+    for sample, chosen in zip(samples, _choose(drafts, config, seed), strict=True):
+        examples.append(_direct(sample, prompt))
+        labelled = [(draft, True) for draft in chosen.right] + [(draft, False) for draft in chosen.wrong]
+        for index, (draft, is_right) in enumerate(labelled):
+            examples.append(
+                Example(
+                    id=f"{sample.id}/refine/{index}",
+                    sample_id=sample.id,
+                    kind="refine",
+                    draft_correct=is_right,
+                    messages=refine_messages(sample.messages, draft, prompt),
+                    tools=sample.tools,
+                    target=training_target(sample, prompt),
+                )
+            )
+    return examples
 
 
 def direct_corpus(pool: Sequence[Sample], prompt: PromptConfig) -> list[Example]:
-    """Every sample as it is labelled: plain SFT."""
-    return [direct_example(sample, prompt) for sample in pool]
+    """Build the corpus of plain SFT: one direct example per sample."""
+    return [_direct(sample, prompt) for sample in pool]
 
 
-def direct_example(sample: Sample, prompt: PromptConfig) -> Example:
-    """The sample's prompt and its target."""
+def refine_messages(messages: Sequence[Message], draft: Completion, prompt: PromptConfig) -> tuple[Message, ...]:
+    """Append a draft and the turn that asks to refine it; what stands before is left as it is."""
+    return (*messages, draft.as_message(), Message(role="user", content=prompt.refine))
+
+
+def training_target(sample: Sample, prompt: PromptConfig) -> Message:
+    """Return the turn to learn: the gold one, with prompt.no_call_text where it says nothing."""
+    if sample.target.tool_calls or sample.target.content.strip():
+        return sample.target
+    return Message(role="assistant", content=prompt.no_call_text)
+
+
+def _direct(sample: Sample, prompt: PromptConfig) -> Example:
     return Example(
         id=f"{sample.id}/direct",
         sample_id=sample.id,
@@ -70,47 +93,55 @@ def direct_example(sample: Sample, prompt: PromptConfig) -> Example:
     )
 
 
-def training_target(sample: Sample, prompt: PromptConfig) -> Message:
-    """The gold turn; one that says nothing at all gets prompt.no_call_text."""
-    if sample.target.tool_calls or sample.target.content:
-        return sample.target
-    return Message(role="assistant", content=prompt.no_call_text)
-
-
-def refine_messages(messages: Sequence[Message], draft: Completion, prompt: PromptConfig) -> tuple[Message, ...]:
-    """The refinement prompt: the conversation, the draft as an assistant turn, the request to refine it."""
-    return (*messages, draft.as_message(), Message(role="user", content=prompt.refine))
-
-
-def pick_drafts(group: Group, config: CorpusConfig, rng: Random) -> list[tuple[Completion, bool]]:
-    """At most config.refine_per_sample different drafts, right and wrong ones alternating where there are both."""
-    seen: set[str] = set()
-    right: list[Completion] = []
-    wrong: list[Completion] = []
-    for completion, score in zip(group.completions, group.scores, strict=True):
-        key = answer_key(completion) or completion.text
-        if completion.num_tokens and key not in seen:
+def _shuffled_drafts(group: Group, seed: int) -> _Drafts:
+    """Return the distinct drafts, shuffled: a frequent one tends to come first."""
+    scored = list(zip(group.completions, group.scores, strict=True))
+    Random(f"drafts/{seed}/{group.sample_id}").shuffle(scored)
+    seen = set()
+    drafts = _Drafts(right=[], wrong=[])
+    for completion, score in scored:
+        key = (completion.outcome, canonical_key(completion.calls) or completion.text)
+        if completion.outcome is not Outcome.TRUNCATED and key not in seen:
             seen.add(key)
-            (right if score.correct else wrong).append(completion)
-    rng.shuffle(right)
-    rng.shuffle(wrong)
-    picked: list[tuple[Completion, bool]] = []
-    while (right or wrong) and len(picked) < config.refine_per_sample:
-        take_right = bool(right) and (not wrong or rng.random() < config.right_draft_share)
-        picked.append(((right if take_right else wrong).pop(), take_right))
-    return picked
+            (drafts.right if score.correct else drafts.wrong).append(completion)
+    return drafts
 
 
-def balance(
-    drafts: Sequence[tuple[Sample, int, Completion, bool]], right_share: float, rng: Random
-) -> list[tuple[Sample, int, Completion, bool]]:
-    """The largest random subset in which the given share of drafts is right, to within one draft."""
-    right = [entry for entry in drafts if entry[3]]
-    wrong = [entry for entry in drafts if not entry[3]]
-    rng.shuffle(right)
-    rng.shuffle(wrong)
-    if right_share < 1.0:
-        right = right[: round(len(wrong) * right_share / (1.0 - right_share))]
-    if right_share > 0.0:
-        wrong = wrong[: round(len(right) * (1.0 - right_share) / right_share)]
-    return [entry for entry in (*right, *wrong) if entry[3] or right_share < 1.0]
+def _choose(drafts: Sequence[_Drafts], config: CorpusConfig, seed: int) -> list[_Drafts]:
+    """Choose as many drafts of each sample as config allows while config.right_draft_share holds over all."""
+    share = config.right_draft_share
+    # Start with as many wrong drafts as there may be, then swap for right ones, one at a time.
+    num_wrong = [min(len(each.wrong), config.refine_per_sample) for each in drafts]
+    num_right = [
+        min(len(each.right), config.refine_per_sample - wrong) for each, wrong in zip(drafts, num_wrong, strict=True)
+    ]
+    swaps = [
+        index
+        for index, each in enumerate(drafts)
+        for _ in range(min(num_wrong[index], len(each.right) - num_right[index]))
+    ]
+    random = Random(f"shares/{seed}")
+    random.shuffle(swaps)
+    wanted = round(share * (sum(num_right) + sum(num_wrong)))
+    for index in swaps[: max(0, wanted - sum(num_right))]:
+        num_right[index] += 1
+        num_wrong[index] -= 1
+    _leave_out(num_right, _most(sum(num_wrong), share), random)
+    _leave_out(num_wrong, _most(sum(num_right), 1.0 - share), random)
+    return [
+        _Drafts(right=each.right[:right], wrong=each.wrong[:wrong])
+        for each, right, wrong in zip(drafts, num_right, num_wrong, strict=True)
+    ]
+
+
+def _most(num_others: int, share: float) -> float:
+    """Return how many drafts of one kind may stand beside those of the other kind, rounded up."""
+    return math.ceil(num_others * share / (1.0 - share)) if share < 1.0 else math.inf
+
+
+def _leave_out(counts: list[int], most: float, random: Random) -> None:
+    """Lower the counts until they sum to most."""
+    taken = [index for index, count in enumerate(counts) for _ in range(count)]
+    random.shuffle(taken)
+    for index in taken[: max(0, len(taken) - int(min(most, len(taken))))]:
+        counts[index] -= 1

@@ -10,6 +10,9 @@ from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, T
 
 _MAX_SCHEMA_DEPTH = 64
 
+_MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+"""Where an object with a list of properties may have others."""
+
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "boolean": (bool,),
@@ -54,7 +57,7 @@ def match(
     theirs = [_without_defaults(call, by_name.get(call.name)) for call in target]
     pairs: Iterable[tuple[ToolCall, ToolCall]]
     if ordered:
-        pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if _key(our) != _key(their)]
+        pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if _call_key(our) != _call_key(their)]
     else:
         ours, theirs = _unmatched(ours, theirs), _unmatched(theirs, ours)
         pairs = [(our, their) for our in ours for their in theirs]
@@ -75,7 +78,7 @@ def same_calls(a: Completion, b: Completion) -> bool:
 
 def canonical_key(calls: Sequence[ToolCall]) -> str:
     """Return a text that two sequences of calls share exactly when they are the same calls in any order."""
-    return "\n".join(sorted(map(_key, calls)))
+    return "\n".join(sorted(map(_call_key, calls)))
 
 
 def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | None:
@@ -96,9 +99,11 @@ def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | 
     return None
 
 
-def _key(value: ToolCall | Any) -> str:
-    if isinstance(value, ToolCall):
-        value = [value.name, value.arguments]
+def _call_key(call: ToolCall) -> str:
+    return _key([call.name, call.arguments])
+
+
+def _key(value: Any) -> str:
     return json.dumps(_canonical(value), ensure_ascii=False, sort_keys=True)
 
 
@@ -130,10 +135,10 @@ def _equals_default(value: Any, schema: Any) -> bool:
 
 def _unmatched(calls: Sequence[ToolCall], others: Sequence[ToolCall]) -> list[ToolCall]:
     """Return the calls that are left when each has been crossed out against an equal one of the others."""
-    left = list(map(_key, others))
+    left = list(map(_call_key, others))
     unmatched = []
     for call in calls:
-        key = _key(call)
+        key = _call_key(call)
         if key in left:
             left.remove(key)
         else:
@@ -208,7 +213,7 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
-    is_open = bool(schema.get("additionalProperties")) or "patternProperties" in schema
+    is_open = bool(schema.get("additionalProperties")) or not _MORE_PROPERTIES.isdisjoint(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
             return f"argument {prefix + name!r} is unknown"
@@ -226,13 +231,18 @@ def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int)
 
 
 def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+    """Check allOf, anyOf and oneOf. oneOf is read as anyOf: that only one branch fits says nothing about a call."""
     for keyword in ("allOf", "anyOf", "oneOf"):
         branches = schema.get(keyword)
-        if not isinstance(branches, list) or not branches:
+        if not isinstance(branches, list):
             continue
-        found = [_violation(value, branch, where, depth + 1) for branch in branches]
-        # oneOf is read as anyOf: that exactly one branch fits says nothing about a call.
-        if any(found) if keyword == "allOf" else all(found):
+        # One branch need not list the properties of the others.
+        found = [
+            _violation(value, {"additionalProperties": True} | branch, where, depth + 1)
+            for branch in branches
+            if isinstance(branch, dict)
+        ]
+        if found and (any(found) if keyword == "allOf" else all(found)):
             return next(filter(None, found))
     return None
 

@@ -1,4 +1,4 @@
-"""Model-aware selection (arXiv 2504.01400, section 3.1): train on what the model can currently solve."""
+"""Which samples to train on, and which labels to doubt, from what the model can do."""
 
 from __future__ import annotations
 
@@ -8,43 +8,34 @@ from collections.abc import Callable, Sequence
 from toolrefine.config import SelectionConfig
 from toolrefine.difficulty import pass_at_k, pass_rate
 from toolrefine.matching import canonical_key
-from toolrefine.types import Completion, Group, Outcome, Sample, Selected, Suspect
+from toolrefine.types import Group, Outcome, Sample, Selected, Suspect
 
 
 def is_solvable(group: Group) -> bool:
-    """pass@k > 0: at least one completion is correct."""
+    """Whether the model solves the sample at least once: pass@k > 0."""
     return group.num_correct > 0
 
 
-def solvable(group: Group, config: SelectionConfig) -> bool:
-    """What the model can solve at least once."""
-    return is_solvable(group)
-
-
-def frontier(group: Group, config: SelectionConfig) -> bool:
-    """What the model can solve, but has not mastered."""
+def is_frontier(group: Group, config: SelectionConfig) -> bool:
+    """Whether the model solves the sample, but not yet as often as config.mastered_rate."""
     return is_solvable(group) and pass_rate(group) < config.mastered_rate
 
 
-def everything(group: Group, config: SelectionConfig) -> bool:
-    """All samples: plain SFT."""
-    return True
-
-
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
-    "solvable": solvable,
-    "frontier": frontier,
-    "all": everything,
+    "solvable": lambda group, config: is_solvable(group),
+    "frontier": is_frontier,
+    "all": lambda group, config: True,
 }
+"""SelectionConfig.policy -> whether to train on the sample of a group."""
 
 
 def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionConfig) -> list[Selected]:
-    """The samples that the policy keeps, in the order of the pool.
+    """Select the samples to train on, in the order of the pool.
 
     Raises:
-        ValueError: a sample has no group.
+        ValueError: a sample has no group, more than one, or an empty one.
     """
-    policy = POLICIES[config.policy]
+    is_wanted = POLICIES[config.policy]
     return [
         Selected(
             sample_id=group.sample_id,
@@ -53,58 +44,58 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
             pass_at_k=pass_at_k(group.n, group.num_correct, group.n),
             pass_rate=pass_rate(group),
         )
-        for _, group in pair(pool, groups)
-        if policy(group, config)
+        for group in align(pool, groups)
+        if is_wanted(group, config)
     ]
 
 
 def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionConfig) -> list[Suspect]:
-    """Samples whose label is suspect: the model agrees with itself on another answer, most agreed first.
+    """Find the samples on which the model agrees with itself against the label, in the order of the pool.
+
+    Answers agree when they are the same calls, or both make none. Answers that cannot be read or were cut off count
+    among the completions, but agree with nothing.
 
     Raises:
-        ValueError: a sample has no group.
+        ValueError: a sample has no group, more than one, or an empty one.
     """
-    suspects = [
-        Suspect(
-            sample_id=sample.id,
-            label=sample.target,
-            answer=answer.as_message(),
-            agreement=count / group.n,
-            meta=sample.meta,
-        )
-        for sample, group in pair(pool, groups)
-        for answer, count, correct in [most_frequent_answer(group)]
-        if answer is not None and not correct and count / group.n >= config.suspect_agreement
-    ]
-    return sorted(suspects, key=lambda suspect: -suspect.agreement)
+    suspects = []
+    for sample, group in zip(pool, align(pool, groups), strict=True):
+        keys = [
+            canonical_key(completion.calls) if completion.outcome in (Outcome.CALLS, Outcome.NO_CALL) else None
+            for completion in group.completions
+        ]
+        votes = Counter(key for key in keys if key is not None)
+        if not votes:
+            continue
+        key, count = votes.most_common(1)[0]
+        first = keys.index(key)
+        if count / group.n >= config.suspect_agreement and not group.scores[first].correct:
+            suspects.append(
+                Suspect(
+                    sample_id=sample.id,
+                    label=sample.target,
+                    answer=group.completions[first].as_message(),
+                    agreement=count / group.n,
+                    meta=sample.meta,
+                )
+            )
+    return suspects
 
 
-def most_frequent_answer(group: Group) -> tuple[Completion | None, int, bool]:
-    """(a completion that gives it, how many do, whether it is correct); unreadable completions agree on nothing."""
-    keys = [answer_key(completion) for completion in group.completions]
-    counts = Counter(key for key in keys if key is not None)
-    if not counts:
-        return None, 0, False
-    key, count = counts.most_common(1)[0]
-    first = keys.index(key)
-    return group.completions[first], count, group.scores[first].correct
-
-
-def answer_key(completion: Completion) -> str | None:
-    """Equal for completions that say the same; None where it cannot be read."""
-    if completion.outcome in (Outcome.MALFORMED, Outcome.TRUNCATED):
-        return None
-    return canonical_key(completion.calls)
-
-
-def pair(pool: Sequence[Sample], groups: Sequence[Group]) -> list[tuple[Sample, Group]]:
-    """Each sample with its group.
+def align(pool: Sequence[Sample], groups: Sequence[Group]) -> list[Group]:
+    """Return the group of each sample of a pool, in its order. Groups of other samples are passed over.
 
     Raises:
-        ValueError: a sample has no group.
+        ValueError: a sample has no group, more than one, or an empty one.
     """
-    by_id = {group.sample_id: group for group in groups}
+    by_id: dict[str, Group] = {}
+    for group in groups:
+        if group.sample_id in by_id:
+            raise ValueError(f"sample {group.sample_id} has more than one group of completions")
+        if not group.n:
+            raise ValueError(f"sample {group.sample_id} has no completions")
+        by_id[group.sample_id] = group
     missing = [sample.id for sample in pool if sample.id not in by_id]
     if missing:
-        raise ValueError(f"no group for {len(missing)} of {len(pool)} samples, such as {missing[0]}")
-    return [(sample, by_id[sample.id]) for sample in pool]
+        raise ValueError(f"{len(missing)} of {len(pool)} samples have no group of completions, such as {missing[0]}")
+    return [by_id[sample.id] for sample in pool]

@@ -91,9 +91,8 @@ def _render_value(value: Any) -> str:
         case list():
             return "[" + ", ".join(map(_render_value, value)) + "]"
         case dict():
-            return (
-                "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {_render_value(value[k])}" for k in value) + "}"
-            )
+            entries = (f"{_render_value(key)}: {_render_value(item)}" for key, item in value.items())
+            return "{" + ", ".join(entries) + "}"
         case _:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
@@ -183,7 +182,7 @@ class _Scanner:
         return entries
 
     def _items(self, closer: str, read_item: Callable[[], None]) -> bool:
-        """Items separated by commas, then the closer. Whether the last item was followed by a comma."""
+        """Read items separated by commas, then the closer; returns whether a comma followed the last item."""
         comma = False
         while self._peek() != closer:
             read_item()
