@@ -122,3 +122,41 @@ def test_schema_violations_name_the_argument(arguments: dict[str, Any], hint: st
 
 def test_an_unknown_tool_is_a_violation() -> None:
     assert "g" in (schema_violation([call("g")], [Tool(name="f")]) or "")
+
+
+BRANCHES = {
+    "type": "object",
+    "properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+    "anyOf": [{"required": ["a"]}, {"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [({"a": None}, None), ({"b": 1}, None), ({"a": "x", "b": 1}, None), ({"a": 1}, "string"), ({}, "missing")],
+)
+def test_branches_of_a_schema(arguments: dict[str, Any], hint: str | None) -> None:
+    found = schema_violation([call("f", **arguments)], [Tool(name="f", parameters=BRANCHES)])
+    assert found is None if hint is None else hint in (found or "")
+
+
+@given(
+    schema=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["type", "enum", "properties", "required", "items", "anyOf", "allOf", "default", "a"]),
+                inner,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    ).filter(lambda schema: isinstance(schema, dict)),
+    arguments=st.dictionaries(st.sampled_from(["a", "type"]), st.none() | st.integers() | st.lists(st.text())),
+)
+def test_a_schema_of_any_shape_is_survived(schema: dict[str, Any], arguments: dict[str, Any]) -> None:
+    tools = [Tool(name="f", parameters=schema)]
+    calls = [call("f", **arguments)]
+    schema_violation(calls, tools)
+    assert match(calls, calls, tools).correct

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import category
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +14,7 @@ from toolrefine.errors import RequestError
 from toolrefine.formats import get_format
 from toolrefine.rundir import POOL, ROLLOUTS, Stage, evaluation_stage
 from toolrefine.summary import BASE, BASELINE, REFINED, Accuracy, Arm, Comparison, RunSummary, load
-from toolrefine.types import Completion, Message, Sample, Score
+from toolrefine.types import Completion, Message, Sample, Score, Tool
 
 
 def print_table(summary: RunSummary, console: Console) -> None:
@@ -64,7 +65,7 @@ def print_iterations(summary: RunSummary, console: Console) -> None:
 
 def print_arms(arms: Sequence[Arm], console: Console) -> None:
     """The arms of one evaluation set; every interval is a 95 % interval."""
-    title = f"Held out: {arms[0].dataset}, n = {arms[0].accuracy.n}"
+    title = f"Held out: {plain(arms[0].dataset)}, n = {arms[0].accuracy.n}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for column in ("accuracy", "single", "parallel", "no call", "calls", "against", "fixed", "broken", "difference"):
@@ -72,7 +73,7 @@ def print_arms(arms: Sequence[Arm], console: Console) -> None:
     for arm in arms:
         comparison = headline(arm)
         table.add_row(
-            arm.name,
+            plain(arm.name),
             f"{_percent(arm.accuracy)}  [dim]{100 * arm.accuracy.low:.1f} to {100 * arm.accuracy.high:.1f}[/]",
             *(_percent(arm.by_kind.get(kind)) for kind in ("single", "parallel", "no_call")),
             f"{arm.calls_per_sample:.2f}",
@@ -95,7 +96,7 @@ def _comparison(comparison: Comparison) -> tuple[str, str, str, str]:
     difference = (
         f"{100 * comparison.difference:+.1f}  [dim]{100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}[/]"
     )
-    return comparison.against, str(comparison.fixed), str(comparison.broken), difference
+    return plain(comparison.against), str(comparison.fixed), str(comparison.broken), difference
 
 
 def _percent(accuracy: Accuracy | None) -> str:
@@ -127,7 +128,7 @@ def print_transcripts(
         samples = {s.id: s for s in load(run_dir / "held_out", Stage(path.name, Sample))}
         items = load(folder, evaluation_stage(path.stem))
         for item in sorted(items, key=lambda item: -len(item.scores))[: None if sample_id else limit]:
-            if sample_id in (None, item.sample_id):
+            if sample_id in (None, item.sample_id) and item.sample_id in samples:
                 print_sample(samples[item.sample_id], console)
                 for number, (completion, score) in enumerate(zip(item.refinement.rounds, item.scores, strict=True)):
                     print_answer(f"round {number}" if number else "draft", completion, score, console)
@@ -135,26 +136,36 @@ def print_transcripts(
                 shown += 1
     if not shown:
         raise RequestError(
-            f"{folder}: nothing to show for sample {sample_id}; toolrefine show {run_dir} lists iterations"
+            f"{folder}: nothing to show{f' of sample {sample_id}' if sample_id else ''}; "
+            f"toolrefine show {run_dir} lists the iterations, pool.jsonl and held_out/ hold the samples"
         )
 
 
 def print_sample(sample: Sample, console: Console) -> None:
     """The prompt and the target."""
-    console.rule(escape(sample.id), align="left")
+    console.rule(plain(sample.id), align="left")
     for tool in sample.tools:
-        console.print(
-            f"[dim]tool[/] {escape(tool.name)}({', '.join(map(escape, tool.parameters.get('properties', {})))})"
-        )
+        console.print(f"[dim]tool[/] {plain(signature(tool))}")
     for message in sample.messages:
-        console.print(f"[dim]{message.role}[/] {escape(describe(message))}")
-    console.print(f"[dim]target[/] {escape(describe(sample.target))}")
+        console.print(f"[dim]{message.role}[/] {plain(describe(message))}")
+    console.print(f"[dim]target[/] {plain(describe(sample.target))}")
 
 
 def print_answer(label: str, completion: Completion, score: Score, console: Console) -> None:
     """One answer with its verdict."""
     mark = "[green]right[/]" if score.correct else f"[red]{score.reason.value}[/]"
-    console.print(f"  [dim]{label}[/] {mark} {escape(completion.text)}")
+    console.print(f"  [dim]{label}[/] {mark} {plain(completion.text)}")
+
+
+def plain(text: str) -> str:
+    """Text that is safe to print: neither rich's markup nor a terminal's control sequences have an effect."""
+    return escape("".join("\ufffd" if category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text))
+
+
+def signature(tool: Tool) -> str:
+    """A tool's name and parameters; a schema without properties has none."""
+    properties = tool.parameters.get("properties")
+    return f"{tool.name}({', '.join(properties) if isinstance(properties, dict) else ''})"
 
 
 def describe(message: Message) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from toolrefine.rundir import POOL, SUSPECTS, Stage, evaluation_stage
-from toolrefine.show import describe, headline
-from toolrefine.summary import BASE, REFINED, Arm, RunSummary, load, summarize
-from toolrefine.types import EvalItem, Sample
+from toolrefine.report import charts
+from toolrefine.report.excerpts import pick_suspects, pick_transcripts
+from toolrefine.report.words import points, tell
+from toolrefine.show import describe, signature
+from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, IterationSummary, RunSummary, summarize
+from toolrefine.types import Message, Reason, Sample
 
-MAX_SUSPECTS = 12
-MAX_TRANSCRIPTS = 6
+MAX_CHARACTERS = 2000
+"""Of a turn or an answer that is shown; a model can write without end."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -34,75 +37,79 @@ def render(run_dir: Path) -> str:
     """The report as text. Everything that a model or a data set wrote is escaped."""
     summary = summarize(run_dir)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["turn"] = describe
+    environment.filters.update(clip=clip, points=points, request=request, signature=signature, turn=turn)
+    environment.globals.update(
+        by_question=by_question, charts=charts, most_changes=most_changes, reasons=reasons, tallest=tallest
+    )
     template = environment.from_string(resources.files(__package__).joinpath("template.html.j2").read_text("utf-8"))
-    datasets = list(dict.fromkeys(arm.dataset for arm in summary.arms))
     return template.render(
         summary=summary,
-        datasets=[(name, [arm for arm in summary.arms if arm.dataset == name]) for name in datasets],
-        headline=headline,
-        findings=[sentence for name in datasets for sentence in findings(summary, name)],
-        suspects=find_suspects(run_dir, summary),
-        transcripts=find_transcripts(run_dir, summary),
+        name=run_dir.resolve().name,
+        findings=tell(summary),
+        datasets=group_arms(summary),
+        suspects=pick_suspects(run_dir, summary),
+        sections=pick_transcripts(run_dir, summary),
+        files={name: read_if_there(run_dir / name) for name in ("config.json", "env.json")},
     )
 
 
-def findings(summary: RunSummary, dataset: str) -> list[str]:
-    """What happened on one evaluation set, in sentences that say when an interval includes zero."""
-    arms = {arm.name: arm for arm in summary.arms if arm.dataset == dataset}
-    names = [name for name in arms if name.startswith("iteration") and not name.endswith(REFINED)]
-    if not names:
-        return [f"{dataset}: no iteration has been measured yet."] if arms else []
-    last = arms[names[-1]]
-    sentences = [f"On {dataset} (n = {last.accuracy.n}), {last.name} answers {percent(last)} right."]
-    sentences += [
-        f"Against {comparison.against} ({percent(arms[comparison.against])}) that is {change(comparison)}."
-        for comparison in last.comparisons
-    ]
-    refined = arms.get(last.name + REFINED)
-    if refined is not None and (comparison := headline(refined)) is not None:
-        sentences.append(
-            f"Refinement on top of it makes that {percent(refined)}, {change(comparison)}, "
-            f"at {refined.calls_per_sample:.2f} answers a sample."
-        )
-    return sentences
+def group_arms(summary: RunSummary) -> dict[str, list[Arm]]:
+    """Evaluation set -> its arms."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in summary.arms:
+        groups.setdefault(arm.dataset, []).append(arm)
+    return groups
 
 
-def percent(arm: Arm) -> str:
-    """Accuracy as text."""
-    return f"{100 * arm.accuracy.accuracy:.1f} %"
+def most_changes(arms: Sequence[Arm]) -> int:
+    """The longest bar of change_cell on one evaluation set."""
+    return max(max(c.fixed, c.broken) for arm in arms for c in arm.comparisons)
 
 
-def change(comparison: Any) -> str:
-    """A paired difference in words."""
-    interval = f"95 % interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}"
-    counts = f"{comparison.fixed} fixed, {comparison.broken} broken, {interval}"
-    verdict = "; no clear difference" if comparison.low <= 0 <= comparison.high else ""
-    return f"{100 * comparison.difference:+.1f} points ({counts}{verdict})"
+def by_question(arms: Sequence[Arm]) -> list[tuple[str, list[tuple[Arm, Comparison]]]]:
+    """The comparisons of an evaluation set under what they tell about, each once."""
+    pairs = [(arm, comparison) for arm in arms for comparison in arm.comparisons]
+    questions = {
+        "refinement, against the same model's draft": [p for p in pairs if p[0].refined and p[1].against == p[0].model],
+        "training, against the base": [p for p in pairs if not p[0].refined and p[1].against == BASE],
+        "iterations, against plain SFT": [p for p in pairs if p[1].against == BASELINE and p[0].model != BASELINE],
+        "iterations, against plain SFT, both with refinement": [p for p in pairs if p[1].against == BASELINE + REFINED],
+        "training and refinement, against the base": [
+            p for p in pairs if p[0].refined and p[1].against == BASE and p[0].model != BASE
+        ],
+    }
+    return [(question, found) for question, found in questions.items() if found]
 
 
-def find_suspects(run_dir: Path, summary: RunSummary) -> list[dict[str, Any]]:
-    """The label-noise suspects of the last iteration, with the request they are about."""
-    if not summary.iterations:
-        return []
-    pool = {sample.id: sample for sample in load(run_dir, POOL)}
-    last = run_dir / f"iterations/{summary.iterations[-1].iteration:03d}"
-    return [{"suspect": suspect, "sample": pool[suspect.sample_id]} for suspect in load(last, SUSPECTS)[:MAX_SUSPECTS]]
+def tallest(iterations: Sequence[IterationSummary]) -> int:
+    """The tallest bar of all histograms."""
+    return max(count for it in iterations for count in it.histogram)
 
 
-def find_transcripts(run_dir: Path, summary: RunSummary) -> list[dict[str, Any]]:
-    """A few held-out answers of the last measured model, the ones that refinement changed first."""
-    measured = [arm for arm in summary.arms if not arm.name.endswith(REFINED)]
-    if not measured:
-        return []
-    arm = measured[-1]
-    number = 0 if arm.name == BASE else max((it.iteration for it in summary.iterations if it.num_steps), default=0)
-    folder = run_dir / f"iterations/{number:03d}"
-    samples = {sample.id: sample for sample in load(run_dir / "held_out", Stage(f"{arm.dataset}.jsonl", Sample))}
-    items = sorted(load(folder, evaluation_stage(arm.dataset)), key=interest)
-    return [{"item": item, "sample": samples[item.sample_id]} for item in items[:MAX_TRANSCRIPTS]]
+def reasons(iterations: Sequence[IterationSummary]) -> list[Reason]:
+    """Verdicts that occur, right answers first, then by how often they came in the last iteration."""
+    found = {reason for it in iterations for reason in it.reasons}
+    return sorted(found, key=lambda r: (r is not Reason.OK, -iterations[-1].reasons.get(r, 0), r.value))
 
 
-def interest(item: EvalItem) -> tuple[bool, int]:
-    """Sorts answers that refinement fixed or broke before the others, then the long ones."""
-    return item.scores[0].correct == item.scores[-1].correct, -len(item.scores)
+def turn(message: Message) -> str:
+    """A turn of a conversation, calls as a model would write them."""
+    return clip(describe(message))
+
+
+def request(sample: Sample) -> str:
+    """What the user asked for last, cut to about two lines."""
+    said = [message.content for message in sample.messages if message.role == "user"]
+    return textwrap.shorten(said[-1], 200, placeholder=" …") if said else sample.id
+
+
+def clip(text: str) -> str:
+    """The beginning of a text that is too long to show, and how much was left out."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]} … ({len(text) - MAX_CHARACTERS:,} characters more)"
+
+
+def read_if_there(path: Path) -> str:
+    """The text of a file; empty where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

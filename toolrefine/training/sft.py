@@ -41,6 +41,8 @@ def fit(
     """See toolrefine.training.sft."""
     started = time.monotonic()
     settings = config.sft
+    finished = partial / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
     model = load_trainable(base, settings, device)
@@ -79,7 +81,9 @@ def fit(
             "wall_s": round(time.monotonic() - started, 2),
         },
     )
-    shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+    # Renamed first: a kill in the middle of the deletion must not leave half a checkpoint to resume from.
+    (partial / "checkpoints").rename(finished)
+    shutil.rmtree(finished)
     if settings.lora is None:
         return Checkpoint(model=str(final), iteration=iteration)
     return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
