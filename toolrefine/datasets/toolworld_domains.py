@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from random import Random
 from typing import Any
@@ -228,7 +228,7 @@ def domain_names() -> list[str]:
     return list(_words()["domains"])
 
 
-@cache
+@lru_cache(maxsize=64)
 def get_domain(name: str) -> Domain:
     """A domain by name; spliced-N is made up from pieces of words, and differs for every N.
 
@@ -247,7 +247,7 @@ def get_domain(name: str) -> Domain:
     return Domain(name, entry["style"], tuple(entry["objects"]), tuple(entry["verbs"]), tuple(parameters))
 
 
-@cache
+@lru_cache(maxsize=64)
 def _tools(name: str) -> tuple[WorldTool, ...]:
     return tuple(get_domain(name).build_tools())
 
