@@ -53,7 +53,8 @@ def test_help_answers_at_once() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, toolrefine.cli; print([m for m in ('torch', 'transformers', 'pydantic', 'rich') if m in sys.modules])"
+    heavy = ("torch", "transformers", "pydantic", "rich")
+    code = f"import sys, toolrefine.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

@@ -89,7 +89,7 @@ def test_long_examples_are_left_out_and_counted(tmp_path: Path, tiny_model: Path
     facts = json.loads((tmp_path / "model/training.json").read_text())
     assert facts["num_examples"] == sum(length <= lengths[20] for length in lengths)
     assert facts["num_left_out"] + facts["num_examples"] == len(corpus)
-    with pytest.raises(WorkError, match="sft.max_length=16"):
+    with pytest.raises(WorkError, match=r"sft\.max_length=16"):
         fit(tmp_path / "none", base, corpus, make_config(max_length=16))
 
 
@@ -150,7 +150,8 @@ def test_a_template_that_cannot_serve_is_refused(template: str, message: str) ->
             "changes the prompt",
         ),
         (
-            "{{ tools }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+            "{{ tools }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<|assistant|>{% endif %}",
             "end-of-turn",
         ),
     ],
@@ -168,7 +169,8 @@ def test_a_template_that_would_mask_wrongly_is_refused(samples: list[Sample], te
 def test_style_system_serves_a_template_without_tools(corpus: list[Example]) -> None:
     tokenizer = load_tokenizer(Checkpoint(model="nano"))
     tokenizer.chat_template = (
-        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        "{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     chat = Chat(tokenizer, PromptConfig(style="system"))
