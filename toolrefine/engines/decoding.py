@@ -48,8 +48,9 @@ class SharedPrefixCache(Cache):
 
     def __init__(self, prefix: DynamicCache, lengths_b: torch.Tensor, n: int) -> None:
         super().__init__(layers=[])
-        self.prefix = [(layer.keys, layer.values) for layer in prefix.layers]  # (B, H, P, D) each
-        positions = torch.arange(self.prefix[0][0].shape[2], device=lengths_b.device)
+        # Keys (B, H, D, P), transposed once: small products with a transposed view are several times slower on a CPU.
+        self.prefix = [(layer.keys.transpose(2, 3).contiguous(), layer.values) for layer in prefix.layers]
+        positions = torch.arange(self.prefix[0][0].shape[3], device=lengths_b.device)
         padding = positions >= lengths_b[:, None]
         self.bias = torch.zeros(padding.shape, device=lengths_b.device).masked_fill_(padding, -torch.inf)[:, None, None]
         self.n = n
@@ -73,7 +74,7 @@ class SharedPrefixCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Length of the longest row."""
-        return int(self.prefix[0][0].shape[2]) + self.num_sampled
+        return int(self.prefix[0][0].shape[3]) + self.num_sampled
 
     def keep(self, prompts_b: torch.Tensor) -> None:
         """Drop the other prompts and their rows."""
@@ -108,12 +109,12 @@ def shared_prefix_attention(
         )
         return out.transpose(1, 2), None
     prefix_keys, prefix_values = shared_prefix.prefix[module.layer_idx]
-    b, h, p, d = prefix_keys.shape
+    b, h, d, p = prefix_keys.shape
     n, s = shared_prefix.n, key.shape[2]
     g = query.shape[1] // h
     query = query.view(b, n, h, g, d) * (d**-0.5 if scaling is None else scaling)
     stacked = query.transpose(1, 2).reshape(b, h, n * g, d)
-    prefix_scores = (stacked @ prefix_keys.transpose(2, 3)).float() + shared_prefix.bias
+    prefix_scores = (stacked @ prefix_keys).float() + shared_prefix.bias
     suffix_scores = query.reshape(b * n, h, g, d) @ key.transpose(2, 3)
     suffix_scores = suffix_scores.view(b, n, h, g, s).transpose(1, 2).reshape(b, h, n * g, s).float()
     weights = torch.cat([prefix_scores, suffix_scores], dim=-1).softmax(dim=-1).to(value.dtype)
