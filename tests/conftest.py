@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a missing model is an error at once, not after a minute of retries
+
 from transformers.utils import logging as transformers_logging
 
 from toolrefine.datasets.toolworld import generate
