@@ -48,10 +48,21 @@ def load_model(
     model = _load(AutoModelForCausalLM, checkpoint.model, dtype=dtype, trust_remote_code=trust_remote_code)
     if checkpoint.adapter is not None:
         from peft import PeftModel
+        from safetensors import SafetensorError
 
-        model = PeftModel.from_pretrained(model, checkpoint.adapter, is_trainable=trainable)
+        try:
+            model = PeftModel.from_pretrained(model, checkpoint.adapter, is_trainable=trainable)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise RequestError(
+                f"adapter {checkpoint.adapter} of model={checkpoint.model}: cannot be loaded: {_first_line(error)}"
+            ) from error
         model = model if trainable else model.merge_and_unload()
-    return model.to(device).train(trainable)
+    try:
+        return model.to(device).train(trainable)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(
+            f"device={device}: cannot hold the model: {_first_line(error)}; set engine.device and sft.device"
+        ) from error
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -62,10 +73,16 @@ def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def _load(auto_class: Any, name: str, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
     try:
         return auto_class.from_pretrained(resolve_model(name), **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RequestError(
-            f"model={name}: cannot be loaded: {reason}; name nano, a folder with config.json, or a model of the hub"
+            f"model={name}: cannot be loaded: {_first_line(error)}; "
+            "name nano, a folder with config.json, or a model of the hub"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
