@@ -18,7 +18,7 @@ from toolrefine.errors import TemplateError, WorkError
 from toolrefine.models import load_tokenizer
 from toolrefine.rundir import Silent
 from toolrefine.training import num_steps_of, sft
-from toolrefine.training.sft import schedule
+from toolrefine.training.trainer import schedule
 from toolrefine.types import Checkpoint, Example, Message, Sample
 
 

@@ -40,7 +40,7 @@ def sft(
         RequestError: the base cannot be loaded or its template cannot be trained on.
         WorkError: no example fits into max_length.
     """
-    from toolrefine.training.sft import fit
+    from toolrefine.training.trainer import fit
 
     return fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
 
