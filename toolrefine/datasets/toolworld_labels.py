@@ -30,10 +30,10 @@ def _another_tool(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCall
 
 def _changed_value(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCall, ...] | None:
     calls = sample.target.tool_calls
-    places = [(i, key) for i, call in enumerate(calls) for key in call.arguments]
-    if not places:
+    place = _pick_argument(calls, rng)
+    if place is None:
         return None
-    i, key = rng.choice(places)
+    i, key = place
     parameter = next(p for p in domain.parameters if p.name == key)
     old = calls[i].arguments[key]
     new = not old if isinstance(old, bool) else parameter.draw(rng)
@@ -44,10 +44,10 @@ def _changed_value(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCal
 
 def _missing_value(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCall, ...] | None:
     calls = sample.target.tool_calls
-    places = [(i, key) for i, call in enumerate(calls) for key in call.arguments]
-    if not places:
+    place = _pick_argument(calls, rng)
+    if place is None:
         return None
-    i, key = rng.choice(places)
+    i, key = place
     return _replace(calls, i, arguments={k: v for k, v in calls[i].arguments.items() if k != key})
 
 
@@ -65,6 +65,12 @@ def _needless_call(sample: Sample, rng: Random, domain: Domain) -> tuple[ToolCal
     name = rng.choice(sample.tools).name
     tool = next(t for t in domain.tools if t.tool.name == name)
     return (ToolCall(name=name, arguments={p.name: p.draw(rng) for p in tool.parameters[: tool.num_required]}),)
+
+
+def _pick_argument(calls: tuple[ToolCall, ...], rng: Random) -> tuple[int, str] | None:
+    """(index of a call, name of one of its arguments), or None where no call has any."""
+    places = [(i, key) for i, call in enumerate(calls) for key in call.arguments]
+    return rng.choice(places) if places else None
 
 
 def _replace(calls: tuple[ToolCall, ...], index: int, **update: Any) -> tuple[ToolCall, ...]:
