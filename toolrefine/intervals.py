@@ -23,6 +23,7 @@ class Paired(Record):
     """Accuracy after minus accuracy before, (fixed - broken) / n."""
     low: float
     high: float
+    """95 % interval of the difference."""
 
 
 def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from toolrefine.config import Config, describe
 from toolrefine.datasets import dataset_name
 from toolrefine.difficulty import pass_at_k
 from toolrefine.errors import RunDirError
-from toolrefine.intervals import paired, wilson
+from toolrefine.intervals import Paired, paired, wilson
 from toolrefine.rundir import (
     CORPUS,
     POOL,
@@ -41,21 +41,11 @@ class Accuracy(Record):
     high: float
 
 
-class Comparison(Record):
-    """One arm against another on the samples that both have answered."""
+class Comparison(Paired):
+    """An arm against another on the samples that both have answered: before is the other, after is this one."""
 
     against: str
     """Name of the other arm."""
-    n: int
-    fixed: int
-    """Wrong in the other arm, right in this one."""
-    broken: int
-    """Right in the other arm, wrong in this one."""
-    difference: float
-    """This arm's accuracy minus the other's, a fraction."""
-    low: float
-    high: float
-    """95 % interval of the difference, paired by sample."""
 
 
 class Arm(Record):
