@@ -11,6 +11,7 @@ checkpoint; --publish copies the result over toolrefine/nano.
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import json
 import math
@@ -20,19 +21,25 @@ from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from toolrefine.config import PromptConfig
+from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.datasets.toolworld import generate, served_exchange
 from toolrefine.datasets.toolworld_domains import get_domain
 from toolrefine.datasets.toolworld_labels import make_wrong
+from toolrefine.engines import SamplingParams
+from toolrefine.engines.transformers import TransformersEngine
 from toolrefine.formats import get_format
+from toolrefine.matching import score
 from toolrefine.nano import NANO_DIR
+from toolrefine.rollout import to_prompt
 from toolrefine.types import Message, Sample, Tool, ToolCall
 
 TRAIN_DOMAINS = ["dining", "travel", "smarthome", "finance", "clinic", "logistics", "music", "office", "farm"]
@@ -41,7 +48,8 @@ REAL_ROWS = 8_000
 ROLES = ["<|tools|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 VOCABULARY = 512
 MAX_TOKENS = 640
-BATCH_TOKENS = 6_144
+BATCH_TOKENS = 2_048
+"""Of each worker."""
 SHARD = 384
 REFINE_SHARE = 0.3
 HISTORY_SHARE = 0.5
@@ -55,81 +63,10 @@ Row = tuple[list[int], list[int]]
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    real = read_real(arguments.real) if arguments.real else []
-    tokenizer = load_or_train_tokenizer(arguments.out, real)
-    state_path = arguments.out / "state.pt"
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(model_config(tokenizer))
-    optimizers = build_optimizers(model)
-    step = shard = num_tokens = 0
-    elapsed = 0.0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, shard, num_tokens, elapsed = state["step"], state["shard"], state["num_tokens"], state["elapsed"]
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {step}", flush=True)
-    loader = DataLoader(Batches(tokenizer, real, shard), batch_size=None, num_workers=1, prefetch_factor=16)
-    budget = arguments.minutes * 60
-    started = time.monotonic() - elapsed
-    saved_at = elapsed
-    losses: list[float] = []
-    for shard, ids, labels in loader:
-        elapsed = time.monotonic() - started
-        scale = learning_rate_scale(step, elapsed / budget)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * scale
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
-            wanted = labels[:, 1:] != -100
-            logits = model.lm_head(hidden[wanted])
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step += 1
-        num_tokens += ids.numel()
-        losses.append(loss.item())
-        if step % 100 == 0:
-            print(
-                f"{elapsed:6.0f} s  step {step}  {num_tokens / 1e6:.1f} M tokens  loss {sum(losses[-100:]) / 100:.4f}",
-                flush=True,
-            )
-        finished = elapsed >= budget
-        if finished or elapsed - saved_at > 420:
-            saved_at = elapsed
-            scores = {name: evaluate(model, tokenizer, name) for name in HELD_OUT_DOMAINS}
-            record = {
-                "step": step,
-                "tokens": num_tokens,
-                "seconds": round(elapsed),
-                "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4),
-                "exact_match": scores,
-            }
-            print(json.dumps(record), flush=True)
-            with (arguments.out / "curve.jsonl").open("a") as curve:
-                curve.write(json.dumps(record) + "\n")
-            state = {
-                "model": model.state_dict(),
-                "optimizers": [o.state_dict() for o in optimizers],
-                "step": step,
-                "shard": shard,
-                "num_tokens": num_tokens,
-                "elapsed": time.monotonic() - started,
-            }
-            torch.save(state, state_path.with_suffix(".partial"))
-            state_path.with_suffix(".partial").replace(state_path)
-            model.to(torch.float32).save_pretrained(arguments.out)
-            tokenizer.save_pretrained(arguments.out)
-            started += time.monotonic() - started - elapsed  # evaluation is not training time
-        if finished:
-            break
+    load_or_train_tokenizer(arguments.out, read_real(arguments.real) if arguments.real else [])
+    with TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(train, (arguments, f"file://{folder}/rendezvous"), arguments.workers)
     if arguments.publish:
         for name in (
             "model.safetensors",
@@ -142,12 +79,112 @@ def main() -> None:
             shutil.copy(arguments.out / name, NANO_DIR / name)
 
 
+def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
+    """One of the workers, each on one core: they train on batches of their own and average their gradients.
+
+    For a model this small that is twice as fast as one process with as many threads.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=arguments.workers)
+    real = read_real(arguments.real) if arguments.real else []
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.out)
+    state_path = arguments.out / "state.pt"
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(model_config(tokenizer))
+    parameters = list(model.parameters())
+    optimizers = build_optimizers(model)
+    step = shard = num_tokens = 0
+    elapsed = 0.0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, shard, num_tokens, elapsed = state["step"], state["shard"], state["num_tokens"], state["elapsed"]
+    report(rank, f"{sum(p.numel() for p in parameters):,} parameters, from step {step}")
+    batches = Batches(tokenizer, real, shard + rank, arguments.workers)
+    budget = arguments.minutes * 60
+    started = time.monotonic() - elapsed
+    saved_at = elapsed
+    losses: list[float] = []
+    for shard, ids, labels in DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=16):
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
+            wanted = labels[:, 1:] != -100
+            logits = model.lm_head(hidden[wanted])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+        loss.backward()
+        # One message: gradients, and what every worker must agree on. Rank 0's clock counts.
+        clock = time.monotonic() - started if rank == 0 else 0.0
+        sums = torch.tensor([loss.item(), wanted.sum(), ids.numel(), clock], dtype=torch.float64)
+        message = torch.cat([*(p.grad.flatten() for p in parameters), sums.float()])
+        dist.all_reduce(message)
+        total_loss, num_targets, batch_tokens, elapsed = message[-4:].tolist()
+        gradients = message[:-4].div_(num_targets).split([p.numel() for p in parameters])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        scale = learning_rate_scale(step, elapsed / budget)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        num_tokens += round(batch_tokens)
+        losses.append(total_loss / num_targets)
+        recent = sum(losses[-100:]) / len(losses[-100:])
+        if step % 100 == 0:
+            report(rank, f"{elapsed:6.0f} s  step {step}  {num_tokens / 1e6:.1f} M tokens  loss {recent:.4f}")
+        finished = elapsed >= budget
+        if finished or elapsed - saved_at > 600:
+            saved_at = elapsed
+            scores = evaluate(model, tokenizer, HELD_OUT_DOMAINS[rank :: arguments.workers])
+            if rank == 0:
+                save_state(
+                    state_path,
+                    {
+                        "model": model.state_dict(),
+                        "optimizers": [o.state_dict() for o in optimizers],
+                        "step": step,
+                        "shard": shard + arguments.workers,
+                        "num_tokens": num_tokens,
+                        "elapsed": elapsed,
+                    },
+                )
+                model.save_pretrained(arguments.out)
+                record = {
+                    "step": step,
+                    "tokens": num_tokens,
+                    "seconds": round(elapsed),
+                    "loss": round(recent, 4),
+                    "exact_match": scores,
+                }
+                report(rank, json.dumps(record))
+                with (arguments.out / "curve.jsonl").open("a") as curve:
+                    curve.write(json.dumps(record) + "\n")
+            started = time.monotonic() - elapsed  # evaluation is not training time
+        if finished:
+            break
+    dist.barrier()
+
+
+def report(rank: int, line: str) -> None:
+    if rank == 0:
+        print(line, flush=True)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    torch.save(state, path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=50)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("build/nano"))
     parser.add_argument("--real", type=Path)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=4, help="processes, one core each")
     parser.add_argument("--publish", action="store_true")
     return parser.parse_args()
 
@@ -263,12 +300,12 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: Any, tools: Any, target
 class Batches(IterableDataset):
     """Endless (shard, ids, labels): shard N holds the same batches whenever it is asked for."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, real: list[Sample], first_shard: int) -> None:
-        self.tokenizer, self.real, self.first_shard = tokenizer, real, first_shard
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, real: list[Sample], first_shard: int, stride: int) -> None:
+        self.tokenizer, self.real, self.first_shard, self.stride = tokenizer, real, first_shard, stride
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         torch.set_num_threads(1)
-        for shard in count(self.first_shard):
+        for shard in count(self.first_shard, self.stride):
             rng = Random(f"nano/{shard}")
             rows = []
             while len(rows) < SHARD:
@@ -294,7 +331,7 @@ class Batches(IterableDataset):
         elif chance < 0.75 or not self.real:
             domain = rng.choice(TRAIN_DOMAINS)
         else:
-            return [(rng.choice(self.real), "")]
+            return [(s, "") for s in rng.choices(self.real, k=3)]
         samples = list(generate(domain, 4, seed))
         if easy:
             samples = [s for s in samples if len(s.tools) <= 3 and s.kind == "single" and len(s.messages) == 1]
@@ -357,25 +394,20 @@ def misspell(text: str, rng: Random) -> str:
     return text
 
 
-@torch.no_grad()
-def evaluate(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domain: str, size: int = 150) -> float:
-    """Share of held-out samples answered to the letter, greedily."""
-    rendered = [(*render(tokenizer, s.messages, s.tools, s.target), s) for s in generate(domain, size, 7)]
-    rendered.sort(key=lambda r: len(r[0]))
-    right = 0
-    for start in range(0, size, 50):
-        part = rendered[start : start + 50]
-        inputs = tokenizer(
-            [p for p, _, _ in part], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-        )
-        out = model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=120, do_sample=False
-        )
-        for (prompt, whole, sample), ids in zip(part, out[:, inputs["input_ids"].shape[1] :], strict=True):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            wanted = whole[len(prompt) :].removesuffix("<|end|>")
-            right += text == wanted if sample.target.tool_calls else not text.startswith("[")
-    return round(right / size, 4)
+def evaluate(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domains: list[str], size: int = 150
+) -> dict[str, float]:
+    """Exact match, greedy, on held-out domains; the workers share the domains."""
+    engine = TransformersEngine(copy.deepcopy(model).eval(), tokenizer, EngineConfig(), PROMPT)
+    scores = {}
+    for domain in domains:
+        samples = list(generate(domain, size, 7))
+        answers = engine.sample([to_prompt(s) for s in samples], 1, SamplingParams(temperature=0.0, max_new_tokens=120))
+        right = sum(score(answer, s).correct for s, (answer,) in zip(samples, answers, strict=True))
+        scores[domain] = round(right / size, 4)
+    gathered: list[dict[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(gathered, scores)
+    return {domain: value for part in gathered for domain, value in part.items()}
 
 
 if __name__ == "__main__":

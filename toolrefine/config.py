@@ -139,7 +139,8 @@ class SftConfig(Record):
     """Optimizer steps an iteration; overrides num_epochs."""
     max_length: int = Field(default=4096, ge=16)
     """Examples with more tokens are left out and counted."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """One device. CUDA_VISIBLE_DEVICES says which GPU where there are several."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Weights: auto is bfloat16 for LoRA on a GPU, else float32 (with bfloat16 autocast on a GPU)."""
     gradient_checkpointing: bool = False

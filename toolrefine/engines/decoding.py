@@ -6,6 +6,8 @@ sampled tokens, H key-value heads, G query heads for each of them, D head size, 
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +17,10 @@ ATTENTION = "toolrefine_shared_prefix"
 
 SHARED_PREFIX_MODELS = {"llama", "mistral", "qwen2", "qwen3"}
 """model_type of the architectures whose attention is known to pass its keyword arguments on."""
+
+PREFILL_TOKENS = defaultdict(lambda: 65_536, cpu=2_048)
+"""Prompt tokens in one forward pass, by type of device: what a CPU's caches hold (128 prompts at once were measured two
+to three times slower a token), and what keeps a GPU busy without filling its memory."""
 
 
 class Decoder(Protocol):
@@ -46,16 +52,30 @@ def make_decoder(model: Any) -> Decoder:
 class SharedPrefixCache(Cache):
     """Keys and values of the prompts, once each, and growing buffers for what each row has sampled."""
 
-    def __init__(self, prefix: DynamicCache, lengths_b: torch.Tensor, n: int) -> None:
+    def __init__(self, lengths_b: torch.Tensor, n: int) -> None:
+        """Room for prompts of these lengths; fill() writes them."""
         super().__init__(layers=[])
-        # Keys (B, H, D, P), transposed once: small products with a transposed view are several times slower on a CPU.
-        self.prefix = [(layer.keys.transpose(2, 3).contiguous(), layer.values) for layer in prefix.layers]
-        positions = torch.arange(self.prefix[0][0].shape[3], device=lengths_b.device)
-        padding = positions >= lengths_b[:, None]
+        self.num_prefix = int(lengths_b.max())
+        self.prefix: list[tuple[torch.Tensor, torch.Tensor]] = []
+        padding = torch.arange(self.num_prefix, device=lengths_b.device) >= lengths_b[:, None]
         self.bias = torch.zeros(padding.shape, device=lengths_b.device).masked_fill_(padding, -torch.inf)[:, None, None]
         self.n = n
         self.num_sampled = 0
         self.suffix: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def fill(self, start: int, prompts: DynamicCache) -> None:
+        """Copy the prefilled keys and values (b, H, p, D) of the prompts from `start` on.
+
+        Keys are kept transposed: small products with a transposed view are several times slower on a CPU.
+        """
+        b, h, p, d = prompts.layers[0].keys.shape
+        if not self.prefix:
+            zeros, num_prompts = prompts.layers[0].keys.new_zeros, self.bias.shape[0]
+            shapes = (num_prompts, h, d, self.num_prefix), (num_prompts, h, self.num_prefix, d)
+            self.prefix = [(zeros(shapes[0]), zeros(shapes[1])) for _ in prompts.layers]
+        for (keys, values), layer in zip(self.prefix, prompts.layers, strict=True):
+            keys[start : start + b, :, :, :p] = layer.keys.transpose(2, 3)
+            values[start : start + b, :, :p] = layer.values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -74,7 +94,7 @@ class SharedPrefixCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Length of the longest row."""
-        return int(self.prefix[0][0].shape[3]) + self.num_sampled
+        return self.num_prefix + self.num_sampled
 
     def keep(self, prompts_b: torch.Tensor) -> None:
         """Drop the other prompts and their rows."""
@@ -82,6 +102,17 @@ class SharedPrefixCache(Cache):
         self.prefix = [(keys[prompts_b], values[prompts_b]) for keys, values in self.prefix]
         self.suffix = [(keys[rows], values[rows]) for keys, values in self.suffix]
         self.bias = self.bias[prompts_b]
+
+
+def parts(prompts: Sequence[list[int]], max_tokens: int) -> Iterator[Sequence[list[int]]]:
+    """Runs of neighbouring prompts that, padded, have at most max_tokens tokens; a longer prompt comes alone."""
+    start = longest = 0
+    for end, ids in enumerate(prompts):
+        longest = max(longest, len(ids))
+        if end > start and longest * (end + 1 - start) > max_tokens:
+            yield prompts[start:end]
+            start, longest = end, len(ids)
+    yield prompts[start:]
 
 
 def _buffer(like: torch.Tensor, length: int) -> torch.Tensor:
@@ -140,15 +171,22 @@ class SharedPrefixDecoder:
         """Right padding and causal attention: no mask is needed, what follows a prompt's end is never looked at."""
         device = self.model.device
         self.lengths_b = torch.tensor([len(ids) for ids in prompts], device=device)
-        ids_bp = torch.zeros((len(prompts), int(self.lengths_b.max())), dtype=torch.long)
-        for row, ids in enumerate(prompts):
-            ids_bp[row, : len(ids)] = torch.tensor(ids)
-        prefix = DynamicCache()
-        hidden = self.model.model(input_ids=ids_bp.to(device), past_key_values=prefix, use_cache=True).last_hidden_state
-        self.cache = SharedPrefixCache(prefix, self.lengths_b, n)
-        last = hidden[torch.arange(len(prompts), device=device), self.lengths_b - 1]
-        logits: torch.Tensor = self.model.lm_head(last)
-        return logits
+        self.cache = SharedPrefixCache(self.lengths_b, n)
+        logits: list[torch.Tensor] = []
+        start = 0
+        for part in parts(prompts, PREFILL_TOKENS[device.type]):
+            ends = self.lengths_b[start : start + len(part)] - 1
+            ids_bp = torch.zeros((len(part), max(map(len, part))), dtype=torch.long)
+            for row, ids in enumerate(part):
+                ids_bp[row, : len(ids)] = torch.tensor(ids)
+            prefilled = DynamicCache()
+            hidden = self.model.model(
+                input_ids=ids_bp.to(device), past_key_values=prefilled, use_cache=True
+            ).last_hidden_state
+            logits.append(self.model.lm_head(hidden[torch.arange(len(part), device=device), ends]))
+            self.cache.fill(start, prefilled)
+            start += len(part)
+        return torch.cat(logits)
 
     def step(self, tokens_r: torch.Tensor) -> torch.Tensor:
         """See Decoder."""

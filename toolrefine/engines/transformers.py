@@ -97,7 +97,7 @@ class TransformersEngine:
             going = [b for b, group in enumerate(rows_bn.tolist()) if not all(finished[row] for row in group)]
             if not going or step + 1 == params.max_new_tokens:
                 break
-            if len(going) <= 0.9 * len(rows_bn):
+            if len(going) <= 0.8 * len(rows_bn):
                 keep = torch.tensor(going)
                 self.decoder.keep(keep.to(chosen.device))
                 chosen = chosen.view(-1, n)[keep.to(chosen.device)].flatten()

@@ -126,7 +126,7 @@ def load_trainable(base: Checkpoint, settings: SftConfig, device: str) -> Any:
 def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: int, seed: int) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     mixed = settings.dtype == "bfloat16" or (settings.dtype == "auto" and device != "cpu")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=num_steps,
         per_device_train_batch_size=settings.batch_size,
@@ -149,28 +149,30 @@ def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: i
         remove_unused_columns=False,
         dataloader_pin_memory=device != "cpu",
     )
+    # The Trainer would split every batch over all GPUs that it sees (DataParallel); the schedule is made for one.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def schedule(lengths: Sequence[int], rows_a_step: int, num_steps: int, seed: int) -> list[int]:
     """Indices of the examples for every step, in order: shuffled anew each epoch, alike in length within a step.
 
-    Written down in full beforehand, so that a resumed training sees exactly what it would have seen.
+    Every step is full: one that an epoch leaves short is filled up from the next. Written down in full beforehand, so
+    that a resumed training sees exactly what it would have seen.
     """
+    rng = Random(seed)
+    visits: list[int] = []
+    while len(visits) < num_steps * rows_a_step:
+        visits += rng.sample(range(len(lengths)), len(lengths))
+    del visits[num_steps * rows_a_step :]
+    bucket = rows_a_step * max(1, min(16, len(lengths) // rows_a_step))
     order: list[int] = []
-    epoch = 0
-    while len(order) < num_steps * rows_a_step:
-        rng = Random(f"{seed}/{epoch}")
-        indices = list(range(len(lengths)))
-        rng.shuffle(indices)
-        bucket = 16 * rows_a_step
-        steps = []
-        for start in range(0, len(indices), bucket):
-            part = sorted(indices[start : start + bucket], key=lambda i: lengths[i])
-            steps += [part[i : i + rows_a_step] for i in range(0, len(part), rows_a_step)]
+    for start in range(0, len(visits), bucket):
+        part = sorted(visits[start : start + bucket], key=lambda i: lengths[i])
+        steps = [part[i : i + rows_a_step] for i in range(0, len(part), rows_a_step)]
         rng.shuffle(steps)
-        order += [i for step in sorted(steps, key=lambda step: len(step) < rows_a_step) for i in step]
-        epoch += 1
-    return order[: num_steps * rows_a_step]
+        order += [i for step in steps for i in step]
+    return order
 
 
 class Rows(Dataset[dict[str, list[int]]]):
