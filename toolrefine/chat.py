@@ -50,9 +50,9 @@ class Chat:
             raise TemplateError("the tokenizer has no chat template; use the model's instruct variant, or add one")
         self.format: WireFormat = self._find_format()
 
-    def parse(self, text: str, truncated: bool = False) -> Parsed:
-        """Read the text of a completion; never raises."""
-        return self.format.parse(text, truncated)
+    def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
+        """Read the text of a completion to a prompt with these tools; never raises."""
+        return self.format.parse(text, truncated, tools)
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         """The conversation up to the point where the model answers."""

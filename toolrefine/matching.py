@@ -188,7 +188,7 @@ def _violation(value: Any, schema: Any, where: str, depth: int) -> str | None:
     what = f"argument {where!r}" if where else "the arguments object"
     wanted = schema.get("type")
     types = [name for name in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(name, str)]
-    if types and all(name in _JSON_TYPES for name in types) and not any(_has_type(value, name) for name in types):
+    if types and all(name in _JSON_TYPES for name in types) and not any(has_type(value, name) for name in types):
         return f"{what} must be of type {' or '.join(types)}, not {_type_name(value)}"
     choices = schema.get("enum")
     if isinstance(choices, list) and _key(value) not in map(_key, choices):
@@ -247,12 +247,13 @@ def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int
     return None
 
 
-def _has_type(value: Any, name: str) -> bool:
+def has_type(value: Any, name: str) -> bool:
+    """Whether a value is of a JSON type: 1.0 is an integer, true is no number. No value has a type that JSON lacks."""
     if isinstance(value, bool):
         return name == "boolean"
     if name == "integer" and isinstance(value, float):
         return value.is_integer()
-    return isinstance(value, _JSON_TYPES[name])
+    return isinstance(value, _JSON_TYPES.get(name, ()))
 
 
 def _shorten(value: Any) -> str:

@@ -6,13 +6,13 @@ import time
 
 import pytest
 from conftest import REAL_DATA
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from toolrefine.errors import ConfigError, DataError
 from toolrefine.formats import FORMATS, Parsed, get_format
 from toolrefine.formats.base import MAX_NESTING
-from toolrefine.matching import match
+from toolrefine.matching import match, schema_violation
 from toolrefine.types import Outcome, Tool, ToolCall
 
 formats = pytest.mark.parametrize("wire", FORMATS.values(), ids=FORMATS.keys())
@@ -24,17 +24,66 @@ values = st.recursive(
 plain_names = st.from_regex(r"[A-Za-z_][\w.-]{0,12}( [\w.-]{1,8})?", fullmatch=True)
 argument_names = st.from_regex(r"[\w.\-\[\]]{1,12}", fullmatch=True)
 calls_of_any_kind = st.lists(
-    st.builds(ToolCall, name=plain_names, arguments=st.dictionaries(argument_names, values, max_size=4)), max_size=4
+    st.builds(ToolCall, name=plain_names, arguments=st.dictionaries(argument_names, values, max_size=4)),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda call: call.name,
 )
+
+
+def tools_of(calls):
+    """Tools whose schemas say which arguments are strings, for the formats that do not quote them."""
+    return [
+        Tool(
+            name=call.name,
+            parameters={
+                "type": "object",
+                "properties": {
+                    name: {"type": "string"} if isinstance(value, str) else {} for name, value in call.arguments.items()
+                },
+            },
+        )
+        for call in calls
+    ]
+
+
+def rendered(wire, calls):
+    try:
+        return wire.render(calls)
+    except DataError:
+        reject()
 
 
 @formats
 @given(calls=calls_of_any_kind)
 def test_parse_reads_back_what_render_wrote(wire, calls):
-    parsed = wire.parse(wire.render(calls))
-    assert parsed.outcome is (Outcome.CALLS if calls else Outcome.NO_CALL)
+    parsed = wire.parse(rendered(wire, calls), tools=tools_of(calls))
+    assert parsed.outcome is Outcome.CALLS
     # repr, because True == 1 == 1.0.
     assert repr(parsed.calls) == repr(tuple(calls))
+
+
+@formats
+@given(calls=calls_of_any_kind, cut=st.integers(0, 400))
+def test_a_cut_text_is_truncated_and_keeps_the_calls_that_were_complete(wire, calls, cut):
+    parsed = wire.parse(rendered(wire, calls)[:cut], truncated=True, tools=tools_of(calls))
+    assert parsed.outcome is Outcome.TRUNCATED
+    assert repr(parsed.calls) == repr(tuple(calls[: len(parsed.calls)]))
+
+
+@formats
+@pytest.mark.parametrize("before", ["", "I will look that up.\n"])
+def test_several_calls_cut_in_the_last_one_keep_the_others(wire, before):
+    calls = (ToolCall(name="f", arguments={"a": {"b": [1, "é"]}}), ToolCall(name="g"), ToolCall(name="zz"))
+    text = wire.render(calls)
+    cut = text[: text.rindex("zz")]
+    assert wire.parse(cut, truncated=True).calls == calls[:2]
+    assert wire.parse(cut).outcome is Outcome.MALFORMED
+    if wire.name in ALLOW_TEXT_BEFORE:
+        assert wire.parse(before + text).calls == calls
+
+
+ALLOW_TEXT_BEFORE = {"hermes", "mistral", "qwen3_xml", "deepseek_v3", "glm4", "kimi_k2", "phi4_json"}
 
 
 SNIPPETS = [
@@ -72,6 +121,26 @@ SNIPPETS = [
     "<think>",
     "</think>",
     "<|python_tag|>",
+    "[TOOL_CALLS]",
+    "f[ARGS]",
+    "functools[",
+    "<|tool_call|>",
+    "<|/tool_call|>",
+    "<function=f>",
+    "<parameter=a>",
+    "</parameter>",
+    "</function>",
+    "f\n<arg_key>a</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "<|tool_call_begin|>",
+    "functions.f:0<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<｜tool▁call▁begin｜>",
+    "function<｜tool▁sep｜>f\n```json\n",
+    "```",
+    "<｜tool▁call▁end｜>",
+    "<|python_start|>",
 ]
 snippets = st.sampled_from([*SNIPPETS, " ", "\n", "\ud800", "9" * 5000])
 
@@ -84,7 +153,8 @@ def test_parse_is_total(wire, text, truncated):
     if not truncated:
         assert (parsed.outcome is Outcome.CALLS) == bool(parsed.calls)
     assert parsed.model_dump_json()
-    assert repr(wire.parse(wire.render(parsed.calls)).calls) == repr(parsed.calls)
+    if parsed.calls:
+        assert repr(wire.parse(rendered(wire, parsed.calls)).calls) == repr(parsed.calls)
 
 
 HOSTILE = {
@@ -106,6 +176,15 @@ HOSTILE = {
     "thoughts": "<think>" * 50_000,
     "many blocks": '<tool_call>{"name": "f", "arguments": {}}</tool_call>' * 5_000 + "<tool_call>",
     "many objects": '{"name": "f", "parameters": {}}' * 8_000 + "{",
+    "mistral tags": "[TOOL_CALLS]" * 30_000,
+    "mistral names": "[TOOL_CALLS]" + "f" * 300_000,
+    "xml functions": "<tool_call><function=f>" * 15_000,
+    "xml parameters": "<tool_call><function=f>" + "<parameter=a>" * 25_000,
+    "glm pairs": "<tool_call>f\n" + "<arg_key>a</arg_key><arg_value>" * 10_000,
+    "kimi calls": "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>" * 5_000,
+    "deepseek calls": "<｜tool▁call▁begin｜>function<｜tool▁sep｜>" * 5_000,
+    "lists of objects": "[" + '{"name": "f", "arguments": {}},' * 10_000,
+    "fences": "```json" * 40_000,
     "many calls": "[" + "f(a=1), " * 40_000,
 }
 
@@ -131,7 +210,15 @@ def test_nesting_is_limited(wire):
     # The object of arguments is a level of its own.
     deepest, too_deep = nested(MAX_NESTING - 2), nested(MAX_NESTING + 1)
     assert wire.parse(wire.render([deepest])).calls == (deepest,)
-    assert wire.parse(wire.render([too_deep])).outcome is Outcome.MALFORMED
+    parsed = wire.parse(wire.render([too_deep]))
+    if wire.name in BARE_TEXT:
+        assert isinstance(parsed.calls[0].arguments["a"], str)
+    else:
+        assert parsed.outcome is Outcome.MALFORMED
+
+
+BARE_TEXT = {"qwen3_xml", "glm4"}
+"""Formats in which what is not JSON is a string."""
 
 
 @formats
@@ -160,7 +247,7 @@ def test_numbers_that_json_lacks_are_not_rendered(wire):
 
 def test_formats_are_found_by_name():
     assert all(get_format(name).name == name for name in FORMATS)
-    with pytest.raises(ConfigError, match=r"prompt\.format.*hermes, llama3_json, pythonic"):
+    with pytest.raises(ConfigError, match=r"prompt\.format.*granite, hermes, kimi_k2, llama3_json.*pythonic"):
         get_format("xml")
 
 
@@ -173,13 +260,19 @@ def test_real_targets_survive(wire, name):
         for line in lines:
             row = json.loads(line)
             calls = tuple(ToolCall.model_validate(call) for call in row["target"])
+            if not calls:
+                continue
             tools = tuple(Tool.model_validate(tool["function"]) for tool in row["tools"])
             try:
                 text = wire.render(calls)
             except DataError:
                 continue
-            parsed = wire.parse(text)
+            parsed = wire.parse(text, tools=tools)
+            if wire.name in BARE_TEXT and parsed.calls != calls:
+                # A target that contradicts its own schema: the loader quarantines it.
+                assert schema_violation(calls, tools)
+                continue
             assert repr(parsed.calls) == repr(calls)
             assert match(parsed.calls, calls, tools).correct
-            checked += bool(calls)
+            checked += 1
     assert checked > 300

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from toolrefine.errors import RowError
-from toolrefine.formats.json_object import JsonError, read_object
+from toolrefine.formats.json_object import JsonError, read_json, read_object
 from toolrefine.types import Tool, ToolCall
 
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -36,15 +36,10 @@ def parse_json(text: str, what: str) -> Any:
     Raises:
         RowError: it is not JSON; what names the field.
     """
-    # The strict reader reads objects only, so the value is made the only one of an object.
-    wrapped = f'{{"": {text}}}'
     try:
-        value, end = read_object(wrapped, 0)
+        return read_json(text)
     except JsonError as error:
         raise RowError(f"{what}: not readable JSON: {error}") from None
-    if end != len(wrapped) or len(value) != 1:
-        raise RowError(f"{what}: more than one JSON value")
-    return value[""]
 
 
 def list_of(value: Any, what: str) -> list[Any]:

@@ -74,7 +74,7 @@ class TransformersEngine:
             noise_rs = torch.from_numpy(np.concatenate([noise(prompts[i].id, n, params) for i in batch]))
             rows = self._decode([ids[i] for i in batch], n, params, noise_rs.to(self.model.device))
             for place, i in enumerate(batch):
-                answers[i] = [self._complete(*row) for row in rows[place * n : (place + 1) * n]]
+                answers[i] = [self._complete(prompts[i], *row) for row in rows[place * n : (place + 1) * n]]
         return answers
 
     def _decode(
@@ -105,12 +105,12 @@ class TransformersEngine:
             logits = self.decoder.step(chosen)
         return list(zip(tokens, logprobs, strict=True))
 
-    def _complete(self, tokens: list[int], logprob: float) -> Completion:
+    def _complete(self, prompt: Prompt, tokens: list[int], logprob: float) -> Completion:
         ended = tokens[-1] in self.eos_ids
         text = self.tokenizer.decode(
             tokens[:-1] if ended else tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        parsed = self.chat.parse(text, truncated=not ended)
+        parsed = self.chat.parse(text, truncated=not ended, tools=prompt.tools)
         return Completion(
             text=text,
             calls=parsed.calls,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from toolrefine.formats.base import Parsed, parse_answer
-from toolrefine.formats.json_object import JsonError, looks_like_call, read_call, skip_blanks
-from toolrefine.types import Outcome, ToolCall
+from toolrefine.formats.base import Parsed, expect, parse_answer, read_blocks
+from toolrefine.formats.json_object import dump_call, looks_like_call, read_call, skip_blanks
+from toolrefine.types import Outcome, Tool, ToolCall
 
 OPEN = "<tool_call>"
 CLOSE = "</tool_call>"
@@ -25,29 +24,21 @@ class Hermes:
 
     def render(self, calls: Sequence[ToolCall]) -> str:
         """Write one block a call, on lines of their own."""
-        return "\n".join(f"{OPEN}\n{_render(call)}\n{CLOSE}" for call in calls)
+        return "\n".join(f"{OPEN}\n{dump_call(call)}\n{CLOSE}" for call in calls)
 
-    def parse(self, text: str, truncated: bool = False) -> Parsed:
+    def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
         """Read the blocks of a text; see the class for what is MALFORMED."""
         return parse_answer(text, (OPEN,), _read, truncated)
 
 
-def _render(call: ToolCall) -> str:
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False, allow_nan=False)
-
-
 def _read(text: str, calls: list[ToolCall]) -> Outcome:
-    position = 0
-    while (opened := text.find(OPEN, position)) >= 0:
-        try:
-            call, position = read_call(text, skip_blanks(text, opened + len(OPEN)), ("arguments",))
-        except JsonError:
-            return Outcome.MALFORMED
-        position = skip_blanks(text, position)
-        if not text.startswith(CLOSE, position):
-            return Outcome.MALFORMED
-        position += len(CLOSE)
+    for call in read_blocks(text, OPEN, _read_block):
         calls.append(call)
     if calls:
         return Outcome.CALLS
     return Outcome.MALFORMED if CLOSE in text or looks_like_call(text) else Outcome.NO_CALL
+
+
+def _read_block(text: str, position: int) -> tuple[ToolCall, int]:
+    call, position = read_call(text, skip_blanks(text, position), ("arguments",))
+    return call, expect(text, skip_blanks(text, position), CLOSE)

@@ -7,14 +7,13 @@ import math
 import re
 from typing import Any, NoReturn
 
-from toolrefine.formats.base import MAX_NESTING
+from toolrefine.formats.base import MAX_NESTING, SURROGATE, UnreadableError, expect
 from toolrefine.types import ToolCall
 
 BLANKS = re.compile(r"\s*+")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class JsonError(ValueError):
+class JsonError(UnreadableError):
     """A text is not the JSON object that it should be."""
 
 
@@ -37,6 +36,20 @@ def read_object(text: str, start: int) -> tuple[dict[str, Any], int]:
     return value, end
 
 
+def read_json(text: str) -> Any:
+    """Read a text that is one JSON value of any type, as strictly as read_object.
+
+    Raises:
+        JsonError: it is not.
+    """
+    # The strict reader reads objects only, so the value is made the only one of an object.
+    wrapped = f'{{"": {text}}}'
+    value, end = read_object(wrapped, 0)
+    if end != len(wrapped) or len(value) != 1:
+        raise JsonError("more than one JSON value")
+    return value[""]
+
+
 def read_call(text: str, start: int, argument_keys: tuple[str, ...]) -> tuple[ToolCall, int]:
     """Read the call that text[start:] holds as a JSON object; returns it and where it ends. Other keys are ignored.
 
@@ -51,6 +64,40 @@ def read_call(text: str, start: int, argument_keys: tuple[str, ...]) -> tuple[To
     if len(arguments) != 1 or not isinstance(arguments[0], dict):
         raise JsonError("no object of arguments")
     return ToolCall(name=name, arguments=arguments[0]), end
+
+
+def read_call_list(text: str, start: int, argument_keys: tuple[str, ...], calls: list[ToolCall]) -> int:
+    """Read the JSON list of calls at text[start:], adding each to calls; returns where the list ends.
+
+    Raises:
+        UnreadableError: there is no such list, or it is empty.
+    """
+    position = skip_blanks(text, expect(text, start, "["))
+    while True:
+        call, position = read_call(text, position, argument_keys)
+        calls.append(call)
+        position = skip_blanks(text, position)
+        if text.startswith("]", position):
+            return position + 1
+        position = skip_blanks(text, expect(text, position, ","))
+
+
+def dump_call(call: ToolCall, arguments_key: str = "arguments") -> str:
+    """A call as a JSON object in one line.
+
+    Raises:
+        ValueError: an argument is not JSON.
+    """
+    return dump({"name": call.name, arguments_key: call.arguments})
+
+
+def dump(value: Any) -> str:
+    """A value as JSON in one line.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def looks_like_call(text: str) -> bool:

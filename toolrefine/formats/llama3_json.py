@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from toolrefine.formats.base import Parsed, parse_answer
-from toolrefine.formats.json_object import JsonError, read_call, skip_blanks
-from toolrefine.types import Outcome, ToolCall
+from toolrefine.formats.json_object import dump_call, read_call, skip_blanks
+from toolrefine.types import Outcome, Tool, ToolCall
 
 PYTHON_TAG = "<|python_tag|>"
 
@@ -22,12 +21,9 @@ class Llama3Json:
 
     def render(self, calls: Sequence[ToolCall]) -> str:
         """Write the calls in one line, separated by semicolons."""
-        return "; ".join(
-            json.dumps({"name": call.name, "parameters": call.arguments}, ensure_ascii=False, allow_nan=False)
-            for call in calls
-        )
+        return "; ".join(dump_call(call, "parameters") for call in calls)
 
-    def parse(self, text: str, truncated: bool = False) -> Parsed:
+    def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
         """Read a text; see the class for what is MALFORMED."""
         return parse_answer(text, ("{", PYTHON_TAG), _read, truncated)
 
@@ -37,10 +33,7 @@ def _read(text: str, calls: list[ToolCall]) -> Outcome:
         return Outcome.NO_CALL
     position = skip_blanks(text, len(PYTHON_TAG) if text.startswith(PYTHON_TAG) else 0)
     while position < len(text) or not calls:
-        try:
-            call, position = read_call(text, position, ("parameters", "arguments"))
-        except JsonError:
-            return Outcome.MALFORMED
+        call, position = read_call(text, position, ("parameters", "arguments"))
         calls.append(call)
         position = skip_blanks(text, position)
         if text.startswith(";", position):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toolrefine.errors import DataError
-from toolrefine.formats.base import MAX_NESTING, Parsed, parse_answer
-from toolrefine.formats.json_object import SURROGATE, looks_like_call, skip_blanks
-from toolrefine.types import Outcome, ToolCall
+from toolrefine.formats.base import MAX_NESTING, SURROGATE, Parsed, UnreadableError, parse_answer
+from toolrefine.formats.json_object import looks_like_call, skip_blanks
+from toolrefine.types import Outcome, Tool, ToolCall
 
 MAX_DIGITS = 4300
 """Digits of an integer, at most: what Python converts by default, because conversion is not linear."""
@@ -61,11 +61,16 @@ class Pythonic:
             DataError: a tool or an argument has a name that cannot be written.
             ValueError: an argument is not JSON.
         """
-        return "[" + ", ".join(_render_call(call) for call in calls) + "]"
+        return render_list(calls)
 
-    def parse(self, text: str, truncated: bool = False) -> Parsed:
+    def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
         """Read a text; see the class for what is MALFORMED."""
-        return parse_answer(text, ("[",), _read, truncated)
+        return parse_answer(text, ("[",), read_list, truncated)
+
+
+def render_list(calls: Sequence[ToolCall]) -> str:
+    """The calls as one list; raises as Pythonic.render does."""
+    return "[" + ", ".join(_render_call(call) for call in calls) + "]"
 
 
 def _render_call(call: ToolCall) -> str:
@@ -97,7 +102,12 @@ def _render_value(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _read(text: str, calls: list[ToolCall]) -> Outcome:
+def read_list(text: str, calls: list[ToolCall]) -> Outcome:
+    """Read a stripped answer, adding its calls.
+
+    Raises:
+        UnreadableError: it is malformed. So is an answer for which MALFORMED is returned.
+    """
     if _LIST_START.match(text):
         position, closer = 1, "]"
     elif _BARE_START.match(text):
@@ -106,15 +116,8 @@ def _read(text: str, calls: list[ToolCall]) -> Outcome:
         return Outcome.MALFORMED
     else:
         return Outcome.NO_CALL
-    try:
-        _Scanner(text, position).read_calls(calls, closer)
-    except _MalformedError:
-        return Outcome.MALFORMED
+    _Scanner(text, position).read_calls(calls, closer)
     return Outcome.CALLS
-
-
-class _MalformedError(Exception):
-    pass
 
 
 class _Scanner:
@@ -133,12 +136,12 @@ class _Scanner:
         if closer:
             self._expect(closer)
         if self.position < len(self.text):
-            raise _MalformedError
+            raise UnreadableError
 
     def _call(self) -> ToolCall:
         name = self._match(_TOOL_NAME).group().strip()
         if not name:
-            raise _MalformedError
+            raise UnreadableError
         self._expect("(")
         arguments: dict[str, Any] = {}
 
@@ -148,8 +151,6 @@ class _Scanner:
             self._add(arguments, argument, self._value(depth=2))
 
         self._items(")", read_argument)
-        if any(SURROGATE.search(part) for part in (name, *arguments)):
-            raise _MalformedError
         return ToolCall(name=name, arguments=arguments)
 
     def _value(self, depth: int) -> Any:
@@ -159,7 +160,7 @@ class _Scanner:
         if opener not in ("[", "(", "{"):
             return self._word() if opener.isalpha() else self._number()
         if depth > MAX_NESTING:
-            raise _MalformedError
+            raise UnreadableError
         self._expect(opener)
         if opener == "{":
             return self._dict(depth)
@@ -173,7 +174,7 @@ class _Scanner:
 
         def read_entry() -> None:
             if self._peek() not in ('"', "'"):
-                raise _MalformedError
+                raise UnreadableError
             key = self._string()
             self._expect(":")
             self._add(entries, key, self._value(depth + 1))
@@ -195,13 +196,13 @@ class _Scanner:
     @staticmethod
     def _add(entries: dict[str, Any], key: str, value: Any) -> None:
         if key in entries:
-            raise _MalformedError
+            raise UnreadableError
         entries[key] = value
 
     def _word(self) -> bool | None:
         word = self._match(_WORD).group()
         if word not in _WORDS:
-            raise _MalformedError
+            raise UnreadableError
         return _WORDS[word]
 
     def _number(self) -> int | float:
@@ -209,11 +210,11 @@ class _Scanner:
         digits = number["int"] or ""
         if number["fraction"] is None and number["exponent"] is None and digits:
             if len(digits) > MAX_DIGITS or (len(digits) > 1 and digits[0] == "0"):
-                raise _MalformedError
+                raise UnreadableError
             return int(number.group())
         value = float(number.group())
         if not math.isfinite(value):
-            raise _MalformedError
+            raise UnreadableError
         return value
 
     def _string(self) -> str:
@@ -223,14 +224,14 @@ class _Scanner:
         while True:
             plain = _PLAIN[quote].match(self.text, position)
             if plain is None or plain.end() == len(self.text):
-                raise _MalformedError
+                raise UnreadableError
             parts.append(plain.group())
             position = plain.end()
             if self.text[position] == quote:
                 break
             escape = _ESCAPE.match(self.text, position)
             if escape is None:
-                raise _MalformedError
+                raise UnreadableError
             parts.append(_unescape(escape))
             position = escape.end()
         self.position = skip_blanks(self.text, position + 1)
@@ -240,7 +241,7 @@ class _Scanner:
         try:
             return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:
-            raise _MalformedError from None
+            raise UnreadableError from None
 
     def _peek(self) -> str:
         return self.text[self.position : self.position + 1]
@@ -253,12 +254,12 @@ class _Scanner:
 
     def _expect(self, char: str) -> None:
         if not self._accept(char):
-            raise _MalformedError
+            raise UnreadableError
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str]:
         found = pattern.match(self.text, self.position)
         if found is None:
-            raise _MalformedError
+            raise UnreadableError
         self.position = skip_blanks(self.text, found.end())
         return found
 
@@ -269,5 +270,5 @@ def _unescape(escape: re.Match[str]) -> str:
         return _ESCAPES.get(char, escape.group())
     code = int(escape[1] or escape[2] or escape[3], 16)
     if code > 0x10FFFF:
-        raise _MalformedError
+        raise UnreadableError
     return chr(code)
