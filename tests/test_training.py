@@ -151,24 +151,22 @@ def test_a_template_that_cannot_serve_is_refused(template: str, message: str) ->
     ("template", "message"),
     [
         (
-            "{{ tools }}{{ messages | length }}{% for m in messages %}{{ m.content }}<|end|>{% endfor %}",
+            "{{ tools }}{{ messages | length }}{% for m in messages %}{{ m.content }}CALLS<|end|>{% endfor %}",
             "changes the prompt",
         ),
         (
-            "{{ tools }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+            "{{ tools }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}CALLS{% endfor %}"
             "{% if add_generation_prompt %}<|assistant|>{% endif %}",
             "end-of-turn",
         ),
     ],
 )
-def test_a_template_that_would_mask_wrongly_is_refused(samples: list[Sample], template: str, message: str) -> None:
+def test_a_template_that_would_mask_wrongly_is_refused(template: str, message: str) -> None:
     tokenizer = load_tokenizer(Checkpoint(model="nano"))
-    tokenizer.chat_template = template
-    chat = Chat(tokenizer, PromptConfig(format="pythonic"))
-    target = Message(role="assistant", content="hello")
-    example = Example(id="e", sample_id="s", kind="direct", messages=(QUESTION,), tools=samples[0].tools, target=target)
+    calls = """{% for c in m.tool_calls or [] %}[{{ c.function.name }}(probe_key="a value")]{% endfor %}"""
+    tokenizer.chat_template = template.replace("CALLS", calls)
     with pytest.raises(TemplateError, match=message):
-        chat.example_ids(example)
+        Chat(tokenizer, PromptConfig(format="pythonic")).check_training()
 
 
 def test_style_system_serves_a_template_without_tools(corpus: list[Example]) -> None:

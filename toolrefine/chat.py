@@ -6,32 +6,66 @@ prompt followed by the tokenised rest of the conversation.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from toolrefine.config import PromptConfig
-from toolrefine.errors import TemplateError
+from toolrefine.errors import ExampleError, TemplateError
 from toolrefine.formats import FORMATS, Parsed, WireFormat, get_format
-from toolrefine.types import Example, Message, Outcome, Tool, ToolCall
+from toolrefine.matching import canonical_key
+from toolrefine.types import Example, Message, Tool, ToolCall
 
-SYSTEM_PROMPT = """You can call tools. Answer with a list of calls and nothing else:
-[tool_name(argument="value", other_argument=2), another_tool(argument=True)]
+SYSTEM_PROMPT = """You can call tools. Answer with calls written like these and nothing else:
+{example}
 Call a tool only where the conversation gives every required argument. If no tool fits, or a value is missing, \
 say so in a sentence.
 
 The tools, as JSON:
 {tools}"""
 
+EXAMPLE_CALLS = (
+    ToolCall(name="tool_name", arguments={"argument": "value", "other_argument": 2}),
+    ToolCall(name="another_tool", arguments={"argument": True}),
+)
+
 PROBE_TOOLS = (
     Tool(
         name="probe_tool",
         description="Probe.",
-        parameters={"type": "object", "properties": {"key": {"type": "string"}}},
+        parameters={"type": "object", "properties": {"probe_key": {"type": "string"}}},
     ),
 )
-PROBE_CALLS = (ToolCall(name="probe_tool", arguments={"key": "a value"}),)
-PROBE_QUESTION = (Message(role="user", content="Probe."),)
+PROBE_CALLS = (ToolCall(name="probe_tool", arguments={"probe_key": "a value"}),)
+PROBE_QUESTION = (Message(role="user", content="Does this reach you?"),)
+PROBE_ANSWER = Message(role="assistant", tool_calls=PROBE_CALLS)
+
+THINKING_SWITCHES: tuple[dict[str, Any], ...] = (
+    {"enable_thinking": False},
+    {"enable_thinking": True},
+    {"thinking": False},
+    {"thinking": True},
+)
+"""What the templates of thinking models take, and what may mend one that changes its prompt."""
+
+
+class CallStyle(NamedTuple):
+    """How a chat template wants calls handed over."""
+
+    call_id: Callable[[str, int], str]
+    """From the name of the tool and the number of the call in the conversation."""
+    arguments_as_text: bool
+    """JSON text, as in OpenAI's messages, instead of an object, as Hugging Face has it."""
+
+
+_CALL_IDS: tuple[Callable[[str, int], str], ...] = (
+    lambda name, number: f"call_{number}",
+    lambda name, number: f"call{number:05}",  # Mistral: nine letters or digits
+    lambda name, number: f"functions.{name}:{number}",  # Kimi: the id is all that the model sees of a name
+)
+CALL_STYLES = tuple(CallStyle(call_id, as_text) for as_text in (False, True) for call_id in _CALL_IDS)
 
 
 class Chat:
@@ -41,13 +75,15 @@ class Chat:
         """Bind a Hugging Face tokenizer; eos_ids are end-of-turn tokens beside the tokenizer's own.
 
         Raises:
-            TemplateError: the template cannot show tools, or writes calls in no format known here.
+            TemplateError: the template cannot show tools, or writes calls in another format than the config's, or in
+                none known here.
         """
         self.tokenizer = tokenizer
         self.config = config
         self.eos_ids = {*eos_ids, tokenizer.eos_token_id} - {None}
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; use the model's instruct variant, or add one")
+        self.call_style = CALL_STYLES[0]
         self.format: WireFormat = self._find_format()
 
     def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
@@ -55,8 +91,18 @@ class Chat:
         return self.format.parse(text, truncated, tools)
 
     def prompt_text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-        """The conversation up to the point where the model answers."""
-        return self._apply(messages, tools, add_generation_prompt=True)
+        """The conversation up to the point where the model answers.
+
+        Raises:
+            TemplateError: the template refuses the conversation, or leaves out a tool.
+        """
+        text = self._apply(messages, tools, add_generation_prompt=True)
+        for tool in tools:
+            if tool.name not in text and json.dumps(tool.name)[1:-1] not in text:
+                raise TemplateError(
+                    f"the chat template leaves the tool {tool.name!r} out of the prompt; set prompt.style=system"
+                )
+        return text
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         """Token ids of prompt_text."""
@@ -69,51 +115,111 @@ class Chat:
 
         Raises:
             TemplateError: training on this template would mask or cut wrongly; says how.
+            ExampleError: the calls of this example read back as others.
         """
-        prompt = self.prompt_text(example.messages, example.tools)
-        whole = self._apply([*example.messages, example.target], example.tools, add_generation_prompt=False)
+        prompt, tail = self._split(example.messages, example.target, example.tools, example.id)
+        head = self._tokenize(prompt)
+        if example.target.tool_calls:
+            calls = self.parse(self._decode(tail[:-1]), tools=example.tools).calls
+            if canonical_key(calls) != canonical_key(example.target.tool_calls):
+                raise ExampleError(
+                    f"{example.id}: what the chat template writes for its calls reads back as others: a value that "
+                    f"the {self.format.name} format cannot tell from another, or that the template changes"
+                )
+        return head + tail, len(head)
+
+    def check_training(self) -> None:
+        """Make sure, before any work, that this template can be trained on.
+
+        Raises:
+            TemplateError: it would mask or cut wrongly; says how.
+        """
+        self._split(PROBE_QUESTION, PROBE_ANSWER, PROBE_TOOLS, "a call")
+
+    def _split(
+        self, messages: Sequence[Message], target: Message, tools: Sequence[Tool], name: str
+    ) -> tuple[str, list[int]]:
+        """The prompt, and the token ids of the target turn with its end-of-turn token."""
+        prompt = self.prompt_text(messages, tools)
+        whole = self._apply([*messages, target], tools, add_generation_prompt=False)
         if not whole.startswith(prompt):
-            raise TemplateError(
-                f"{example.id}: the chat template changes the prompt once the answer is there, so that the loss cannot "
-                "be put on the answer alone; set prompt.template_kwargs, or prompt.style=system"
-            )
-        head, tail = self._tokenize(prompt), self._tokenize(whole[len(prompt) :])
+            raise self._changed_prompt(name)
+        tail = self._tokenize(whole[len(prompt) :])
         ends = [index for index, token in enumerate(tail) if token in self.eos_ids]
         if not ends:
             raise TemplateError(
-                f"{example.id}: the chat template does not end the answer with an end-of-turn token; a model trained "
-                "so would never stop. Fix the template or the tokenizer's eos_token"
+                f"{name}: the chat template does not end the answer with an end-of-turn token; a model trained so "
+                "would never stop. Fix the template or the tokenizer's eos_token"
             )
-        return head + tail[: ends[-1] + 1], len(head)
+        return prompt, tail[: ends[-1] + 1]
 
     def _find_format(self) -> WireFormat:
+        named = None if self.config.format == "auto" else get_format(self.config.format)
         if self.config.style == "system":
-            return get_format("pythonic" if self.config.format == "auto" else self.config.format)
-        prompt = self.prompt_text(PROBE_QUESTION, PROBE_TOOLS)
-        if PROBE_TOOLS[0].name not in prompt:
+            return named or get_format("pythonic")
+        prompt = self._apply(PROBE_QUESTION, PROBE_TOOLS, add_generation_prompt=True)
+        if not all(word in prompt for word in (PROBE_TOOLS[0].name, *PROBE_CALLS[0].arguments)):
             raise TemplateError("the chat template ignores tools; set prompt.style=system")
-        if self.config.format != "auto":
-            return get_format(self.config.format)
-        call = Message(role="assistant", tool_calls=PROBE_CALLS)
-        whole = self._apply([*PROBE_QUESTION, call], PROBE_TOOLS, add_generation_prompt=False)
-        if whole.startswith(prompt):
-            ids = self._tokenize(whole[len(prompt) :])
-            ends = [i for i, token in enumerate(ids) if token in self.eos_ids]
-            answer = self.tokenizer.decode(ids[: ends[-1]] if ends else ids, skip_special_tokens=False)
-            for wire_format in FORMATS.values():
-                parsed = wire_format.parse(answer)
-                if parsed.outcome is Outcome.CALLS and parsed.calls == PROBE_CALLS:
-                    return wire_format
+        fault: TemplateError | None = None
+        for self.call_style in CALL_STYLES:
+            try:
+                return self._format_of_calls(prompt, named)
+            except TemplateError as error:
+                fault = fault or error
+        assert fault is not None  # noqa: S101
+        raise fault
+
+    def _format_of_calls(self, prompt: str, named: WireFormat | None) -> WireFormat:
+        whole = self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False)
+        # What a thinking template changes in its prompt once the answer is there matters to training only.
+        shared = next((i for i, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
+        if PROBE_QUESTION[0].content not in prompt[:shared]:
+            raise self._changed_prompt("a call")
+        ids = self._tokenize(whole[shared:])
+        ends = [i for i, token in enumerate(ids) if token in self.eos_ids]
+        answer = self._decode(ids[: ends[-1]] if ends else ids)
+        if PROBE_TOOLS[0].name not in answer:
+            raise TemplateError("the chat template drops the calls of an assistant turn; set prompt.style=system")
+        readers = [
+            wire_format
+            for wire_format in FORMATS.values()
+            if wire_format.parse(answer, tools=PROBE_TOOLS).calls == PROBE_CALLS
+        ]
+        if named in readers or (readers and not named):
+            return named or readers[0]
+        found = f"the {readers[0].name} format" if readers else f"none of the known formats ({', '.join(FORMATS)})"
         raise TemplateError(
-            f"the chat template writes calls in none of the known formats ({', '.join(sorted(FORMATS))}); "
-            "name one with prompt.format, or set prompt.style=system"
+            f"the chat template writes calls in {found}{f', not in {named.name}' if named else ''}: {answer!r}; "
+            f"set {'prompt.format=auto, or ' if readers else ''}prompt.style=system"
         )
+
+    def _changed_prompt(self, name: str) -> TemplateError:
+        return TemplateError(
+            f"{name}: the chat template changes the prompt once the answer is there, so that the loss cannot be put on "
+            f"the answer alone; {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        """What mends a template that changes its prompt: a switch of thinking models, where one does."""
+        for switch in THINKING_SWITCHES:
+            other = copy.copy(self)
+            kwargs = self.config.template_kwargs | switch
+            other.config = self.config.model_copy(update={"template_kwargs": kwargs})
+            with suppress(TemplateError):
+                if other._keeps_prompt():
+                    text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
+                    return f"set prompt.template_kwargs = {{ {text} }}"
+        return "set prompt.template_kwargs, or prompt.style=system"
+
+    def _keeps_prompt(self) -> bool:
+        prompt = self._apply(PROBE_QUESTION, PROBE_TOOLS, add_generation_prompt=True)
+        return self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False).startswith(prompt)
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:
         if self.config.style == "system":
             turns, functions = self._as_text(messages, tools), None
         else:
-            turns = [_turn(message) for message in messages]
+            turns = _turns(messages, self.call_style)
             functions = [{"type": "function", "function": tool.model_dump()} for tool in tools] or None
         try:
             text: str = self.tokenizer.apply_chat_template(
@@ -132,12 +238,13 @@ class Chat:
     def _as_text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[dict[str, Any]]:
         """Style = system: tools, calls and results as plain text, neighbours of one role merged."""
         listing = json.dumps([tool.model_dump() for tool in tools], ensure_ascii=False)
-        turns = [{"role": "system", "content": SYSTEM_PROMPT.format(tools=listing)}] if tools else []
+        instructions = SYSTEM_PROMPT.format(example=self.format.render(EXAMPLE_CALLS), tools=listing)
+        turns = [{"role": "system", "content": instructions}] if tools else []
         for message in messages:
             role = "user" if message.role == "tool" else message.role
             content = f"Tool result: {message.content}" if message.role == "tool" else message.content
             if message.tool_calls:
-                content = self.format.render(message.tool_calls)
+                content = "\n".join(filter(None, (content, self.format.render(message.tool_calls))))
             if turns and turns[-1]["role"] == role:
                 turns[-1]["content"] += f"\n\n{content}"
             else:
@@ -148,14 +255,41 @@ class Chat:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
-def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
+
+def _turns(messages: Sequence[Message], style: CallStyle) -> list[dict[str, Any]]:
+    """Messages as chat templates take them; calls are numbered through the conversation, and results name theirs."""
+    turns: list[dict[str, Any]] = []
+    num_calls = 0
+    open_calls: dict[str | None, tuple[str, str]] = {}
+    """From the id that a record's result refers to, call_0 for the first of its turn, to the id here and the tool."""
+    for message in messages:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            ids = [style.call_id(call.name, num_calls + i) for i, call in enumerate(message.tool_calls)]
+            num_calls += len(ids)
+            open_calls = {
+                f"call_{i}": (call_id, call.name)
+                for i, (call_id, call) in enumerate(zip(ids, message.tool_calls, strict=True))
+            }
+            turn["tool_calls"] = [
+                {"id": call_id, "type": "function", "function": _function(call, style)}
+                for call_id, call in zip(ids, message.tool_calls, strict=True)
+            ]
+        if message.role == "tool":
+            only = next(iter(open_calls.values())) if len(open_calls) == 1 else None
+            known = open_calls.get(message.tool_call_id, only)
+            if known:
+                turn["tool_call_id"], turn["name"] = known
+            elif message.tool_call_id is not None:
+                turn["tool_call_id"] = message.tool_call_id
+        turns.append(turn)
+    return turns
+
+
+def _function(call: ToolCall, style: CallStyle) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False) if style.arguments_as_text else call.arguments
+    return {"name": call.name, "arguments": arguments}

@@ -19,7 +19,21 @@ class PromptConfig(Record):
     style: Literal["template", "system"] = "template"
     """template: tools and calls go through the model's chat template. system: tools are listed in
     the system message and calls written as text, for models whose template knows no tools."""
-    format: Literal["auto", "pythonic", "hermes", "llama3_json"] = "auto"
+    format: Literal[
+        "auto",
+        "pythonic",
+        "hermes",
+        "llama3_json",
+        "mistral",
+        "xlam",
+        "qwen3_xml",
+        "granite",
+        "deepseek_v3",
+        "glm4",
+        "kimi_k2",
+        "phi4_json",
+        "llama4_pythonic",
+    ] = "auto"
     """Wire format of the calls. auto: found by rendering a call through the template; pythonic under style = system."""
     template_kwargs: dict[str, Any] = {}
     """Passed to the chat template, such as {enable_thinking = false}."""

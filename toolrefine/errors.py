@@ -5,6 +5,7 @@ ToolrefineError
 │   ├── ConfigError       a recipe or an override
 │   ├── DataError         a data source as a whole (a single bad row is quarantined instead)
 │   ├── TemplateError     a chat template that cannot be trained on or sampled from
+│   │   └── ExampleError  one example that the template cannot say (left out and counted)
 │   └── RunDirError       a run directory that does not fit the request
 └── WorkError             the request was fine, the work failed: exit status 1
 
@@ -40,6 +41,10 @@ class RowError(ToolrefineError):
 
 class TemplateError(RequestError):
     """A chat template cannot serve for training or sampling."""
+
+
+class ExampleError(TemplateError):
+    """A chat template cannot say one example, though it can say others."""
 
 
 class RunDirError(RequestError):

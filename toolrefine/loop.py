@@ -14,7 +14,7 @@ from toolrefine.rollout import rollout
 from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, RunDir, Stage, evaluation_stage
 from toolrefine.seeds import derive_seed
 from toolrefine.selection import find_suspects, is_solvable, select
-from toolrefine.training import num_steps_of, sft
+from toolrefine.training import check_template, num_steps_of, sft
 from toolrefine.types import Checkpoint, Group, Sample
 
 
@@ -27,6 +27,7 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         ToolrefineError: see toolrefine.errors.
     """
     base = model = Checkpoint(model=config.model)  # M_0
+    check_template(base, config)
     pool = run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")  # D
     held_out = load_held_out(config, run)
     measure(base, config, run.iteration(0), held_out)

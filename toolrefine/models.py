@@ -65,11 +65,24 @@ def load_model(
         ) from error
 
 
+def generation_eos_ids(checkpoint: Checkpoint) -> set[int]:
+    """What ends a turn by the generation config that stands beside a checkpoint's model; empty where there is none."""
+    from transformers import GenerationConfig
+
+    try:
+        return _as_set(GenerationConfig.from_pretrained(resolve_model(checkpoint.model)).eos_token_id)
+    except OSError:
+        return set()
+
+
 def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the generation config."""
-    generation: int | list[int] | None = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = generation if isinstance(generation, list) else [generation]
-    return {token for token in (tokenizer.eos_token_id, *ids) if token is not None}
+    generation = getattr(model, "generation_config", None)
+    return _as_set(tokenizer.eos_token_id) | _as_set(getattr(generation, "eos_token_id", None))
+
+
+def _as_set(ids: int | list[int] | None) -> set[int]:
+    return {*ids} if isinstance(ids, list) else set() if ids is None else {ids}
 
 
 def _load(auto_class: Any, name: str, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from toolrefine.config import Config
 from toolrefine.rundir import Progress
 from toolrefine.types import Checkpoint, Example
 
-__all__ = ["num_steps_of", "sft"]
+__all__ = ["check_template", "num_steps_of", "sft"]
 
 
 def sft(
@@ -43,6 +43,20 @@ def sft(
     from toolrefine.training.trainer import fit
 
     return fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
+
+
+def check_template(base: Checkpoint, config: Config) -> None:
+    """Make sure, before any work, that a model's chat template can be trained on.
+
+    Raises:
+        RequestError: it cannot, or there is no such model.
+    """
+    from toolrefine.chat import Chat
+    from toolrefine.models import generation_eos_ids, load_tokenizer
+
+    trust = config.sft.trust_remote_code
+    tokenizer = load_tokenizer(base, trust_remote_code=trust)
+    Chat(tokenizer, config.prompt, generation_eos_ids(base)).check_training()
 
 
 def num_steps_of(checkpoint: Checkpoint) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -17,11 +18,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from toolrefine.chat import Chat
 from toolrefine.config import Config, SftConfig
-from toolrefine.errors import WorkError
+from toolrefine.errors import ExampleError, WorkError
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.rundir import Progress, write_json
 from toolrefine.seeds import derive_seed
 from toolrefine.types import Checkpoint, Example
+
+log = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of a token that the loss leaves out."""
@@ -47,7 +50,7 @@ def fit(
     tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
     model = load_trainable(base, settings, device)
     chat = Chat(tokenizer, config.prompt, eos_token_ids(model, tokenizer))
-    rows = [chat.example_ids(example) for example in corpus]
+    rows = tokenize(corpus, chat)
     kept = [row for row in rows if len(row[0]) <= settings.max_length]
     if not kept:
         raise WorkError(
@@ -75,7 +78,7 @@ def fit(
         {
             "num_steps": num_steps,
             "num_examples": len(kept),
-            "num_left_out": len(rows) - len(kept),
+            "num_left_out": len(corpus) - len(kept),
             "first_loss": losses[0] if losses else None,
             "final_loss": losses[-1] if losses else None,
             "wall_s": round(time.monotonic() - started, 2),
@@ -87,6 +90,25 @@ def fit(
     if settings.lora is None:
         return Checkpoint(model=str(final), iteration=iteration)
     return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
+
+
+def tokenize(corpus: Sequence[Example], chat: Chat) -> list[tuple[list[int], int]]:
+    """Examples as Chat.example_ids gives them, without those that the template cannot say.
+
+    Raises:
+        TemplateError: the template cannot be trained on, or can say no example.
+    """
+    rows, faults = [], []
+    for example in corpus:
+        try:
+            rows.append(chat.example_ids(example))
+        except ExampleError as error:
+            faults.append(error)
+    if faults:
+        log.warning("%d of %d examples are left out of training; the first: %s", len(faults), len(corpus), faults[0])
+        if not rows:
+            raise faults[0]
+    return rows
 
 
 def load_trainable(base: Checkpoint, settings: SftConfig, device: str) -> Any:
