@@ -41,6 +41,9 @@ PROBE_TOOLS = (
 PROBE_CALLS = (ToolCall(name="probe_tool", arguments={"probe_key": "a value"}),)
 PROBE_QUESTION = (Message(role="user", content="Does this reach you?"),)
 PROBE_ANSWER = Message(role="assistant", tool_calls=PROBE_CALLS)
+PROBE_EXAMPLE = Example(
+    id="a call", sample_id="probe", kind="direct", messages=PROBE_QUESTION, tools=PROBE_TOOLS, target=PROBE_ANSWER
+)
 
 THINKING_SWITCHES: tuple[dict[str, Any], ...] = (
     {"enable_thinking": False},
@@ -111,22 +114,31 @@ class Chat:
     def example_ids(self, example: Example) -> tuple[list[int], int]:
         """Token ids of a whole example, and the index at which its target turn starts.
 
-        The target ends with its end-of-turn token: what a template writes after that is never sampled.
+        The target ends with the first end-of-turn token: what a template writes after that is never sampled.
 
         Raises:
             TemplateError: training on this template would mask or cut wrongly; says how.
             ExampleError: the calls of this example read back as others.
         """
-        prompt, tail = self._split(example.messages, example.target, example.tools, example.id)
-        head = self._tokenize(prompt)
+        prompt = self.prompt_text(example.messages, example.tools)
+        whole = self._apply([*example.messages, example.target], example.tools, add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise self._changed_prompt(example.id)
+        head, tail = self._tokenize(prompt), self._tokenize(whole[len(prompt) :])
+        end = next((index for index, token in enumerate(tail) if token in self.eos_ids), None)
+        if end is None:
+            raise TemplateError(
+                f"{example.id}: the chat template does not end the answer with an end-of-turn token; a model trained "
+                "so would never stop. Fix the template or the tokenizer's eos_token"
+            )
         if example.target.tool_calls:
-            calls = self.parse(self._decode(tail[:-1]), tools=example.tools).calls
+            calls = self.parse(self._decode(tail[:end]), tools=example.tools).calls
             if canonical_key(calls) != canonical_key(example.target.tool_calls):
                 raise ExampleError(
                     f"{example.id}: what the chat template writes for its calls reads back as others: a value that "
                     f"the {self.format.name} format cannot tell from another, or that the template changes"
                 )
-        return head + tail, len(head)
+        return head + tail[: end + 1], len(head)
 
     def check_training(self) -> None:
         """Make sure, before any work, that this template can be trained on.
@@ -134,24 +146,7 @@ class Chat:
         Raises:
             TemplateError: it would mask or cut wrongly; says how.
         """
-        self._split(PROBE_QUESTION, PROBE_ANSWER, PROBE_TOOLS, "a call")
-
-    def _split(
-        self, messages: Sequence[Message], target: Message, tools: Sequence[Tool], name: str
-    ) -> tuple[str, list[int]]:
-        """The prompt, and the token ids of the target turn with its end-of-turn token."""
-        prompt = self.prompt_text(messages, tools)
-        whole = self._apply([*messages, target], tools, add_generation_prompt=False)
-        if not whole.startswith(prompt):
-            raise self._changed_prompt(name)
-        tail = self._tokenize(whole[len(prompt) :])
-        ends = [index for index, token in enumerate(tail) if token in self.eos_ids]
-        if not ends:
-            raise TemplateError(
-                f"{name}: the chat template does not end the answer with an end-of-turn token; a model trained so "
-                "would never stop. Fix the template or the tokenizer's eos_token"
-            )
-        return prompt, tail[: ends[-1] + 1]
+        self.example_ids(PROBE_EXAMPLE)
 
     def _find_format(self) -> WireFormat:
         named = None if self.config.format == "auto" else get_format(self.config.format)
@@ -160,24 +155,27 @@ class Chat:
         prompt = self._apply(PROBE_QUESTION, PROBE_TOOLS, add_generation_prompt=True)
         if not all(word in prompt for word in (PROBE_TOOLS[0].name, *PROBE_CALLS[0].arguments)):
             raise TemplateError("the chat template ignores tools; set prompt.style=system")
-        fault: TemplateError | None = None
+        refusal = fault = None
         for self.call_style in CALL_STYLES:
             try:
-                return self._format_of_calls(prompt, named)
+                whole = self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False)
+            except TemplateError as error:
+                refusal = refusal or error
+                continue
+            try:
+                return self._format_of_calls(prompt, whole, named)
             except TemplateError as error:
                 fault = fault or error
-        assert fault is not None  # noqa: S101
-        raise fault
+        raise fault or refusal or AssertionError
 
-    def _format_of_calls(self, prompt: str, named: WireFormat | None) -> WireFormat:
-        whole = self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False)
+    def _format_of_calls(self, prompt: str, whole: str, named: WireFormat | None) -> WireFormat:
         # What a thinking template changes in its prompt once the answer is there matters to training only.
         shared = next((i for i, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
         if PROBE_QUESTION[0].content not in prompt[:shared]:
             raise self._changed_prompt("a call")
         ids = self._tokenize(whole[shared:])
-        ends = [i for i, token in enumerate(ids) if token in self.eos_ids]
-        answer = self._decode(ids[: ends[-1]] if ends else ids)
+        end = next((index for index, token in enumerate(ids) if token in self.eos_ids), None)
+        answer = self._decode(ids[:end])
         if PROBE_TOOLS[0].name not in answer:
             raise TemplateError("the chat template drops the calls of an assistant turn; set prompt.style=system")
         readers = [
