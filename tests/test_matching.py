@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from formats.test_round_trip import calls as call_lists
+from formats.formats_strategies import calls_of_any_kind as call_lists
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolrefine.config import MatchingConfig
 from toolrefine.matching import canonical_key, match, same_calls, schema_violation, score
 from toolrefine.types import Completion, Message, Outcome, Reason, Sample, Tool, ToolCall
 
@@ -42,7 +43,52 @@ def test_reasons(predicted: list[ToolCall], target: list[ToolCall], reason: Reas
 
 
 def test_order_counts_on_request() -> None:
-    assert not match([call("g"), call("f")], [call("f"), call("g")], ordered=True).correct
+    assert not match([call("g"), call("f")], [call("f"), call("g")], config=MatchingConfig(ordered=True)).correct
+
+
+def test_strings_as_bfcl_compares_them() -> None:
+    config = MatchingConfig(strings="bfcl")
+    target = [call("f", a="San Francisco, CA", b={"c": ["It's-7"]})]
+    assert match([call("f", a="sanfrancisco ca", b={"c": ['it"s 7']})], target, config=config).correct
+    assert match([call("f", a="San Jose", b={"c": ["It's-7"]})], target, config=config).reason is Reason.WRONG_VALUE
+    assert (
+        match([call("F", a="San Francisco, CA", b={"c": ["It's-7"]})], target, config=config).reason
+        is Reason.WRONG_NAME
+    )
+
+
+def test_alternatives_are_right_too() -> None:
+    target = [call("f", a="NYC", n=1)]
+    alternatives = [{"a": ("New York", "NY"), "n": (2.0,)}]
+    assert match([call("f", a="NY", n=2)], target, alternatives=alternatives).correct
+    assert match([call("f", a="NYC", n=1)], target, alternatives=alternatives).correct
+    assert match([call("f", a="LA", n=2)], target, alternatives=alternatives).reason is Reason.WRONG_VALUE
+    assert match([call("f", a="NY")], target, alternatives=alternatives).reason is Reason.MISSING_ARG
+    assert match([call("f", a="ny.", n=1)], target, (), MatchingConfig(strings="bfcl"), alternatives).correct
+
+
+def test_an_alternative_that_is_the_default_may_be_omitted() -> None:
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"unit": {"type": "string", "default": "C"}}})
+    assert match([call("f")], [call("f", unit="F")], [tool], alternatives=[{"unit": ("C",)}]).correct
+    assert match([call("f", unit="K")], [call("f")], [tool], alternatives=[{"unit": ("K",)}]).correct
+
+
+def test_a_call_that_meets_two_targets_is_given_to_the_one_that_needs_it() -> None:
+    target = [call("f", a=1), call("f", a=2)]
+    alternatives = [{"a": (2,)}, {}]
+    assert match([call("f", a=2), call("f", a=1)], target, alternatives=alternatives).correct
+    assert match([call("f", a=2), call("f", a=2)], target, alternatives=alternatives).correct
+    assert not match([call("f", a=1), call("f", a=1)], target, alternatives=alternatives).correct
+    in_order = MatchingConfig(ordered=True)
+    assert not match([call("f", a=2), call("f", a=1)], target, config=in_order, alternatives=alternatives).correct
+
+
+@given(calls=call_lists, order=st.randoms())
+def test_alternatives_take_nothing_away(calls: list[ToolCall], order: Any) -> None:
+    shuffled = list(calls)
+    order.shuffle(shuffled)
+    alternatives = [dict.fromkeys(each.arguments, ("another",)) for each in calls]
+    assert match(shuffled, calls, alternatives=alternatives).correct
 
 
 def test_an_argument_equal_to_its_default_may_be_omitted() -> None:

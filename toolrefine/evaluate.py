@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from toolrefine.config import PromptConfig, RefinementConfig
+from toolrefine.config import MatchingConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
-from toolrefine.matching import score
+from toolrefine.matching import EXACT, score
 from toolrefine.refine import refine
 from toolrefine.rollout import chunks, to_prompt
 from toolrefine.types import EvalItem, Sample
@@ -19,6 +19,7 @@ def evaluate(
     samples: Sequence[Sample],
     refinement: RefinementConfig,
     prompt: PromptConfig,
+    matching: MatchingConfig = EXACT,
     *,
     max_new_tokens: int,
 ) -> Iterator[list[EvalItem]]:
@@ -31,7 +32,7 @@ def evaluate(
                 sample_id=sample.id,
                 kind=sample.kind,
                 refinement=answered,
-                scores=tuple(score(completion, sample) for completion in answered.rounds),
+                scores=tuple(score(completion, sample, matching) for completion in answered.rounds),
             )
             for sample, answered in zip(chunk, refinements, strict=True)
         ]

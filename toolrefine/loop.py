@@ -37,7 +37,15 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         with open_engine(model, config.engine, config.prompt) as engine:
             seed = derive_seed(config.seed, "rollouts", t)
             groups = it.stream(
-                ROLLOUTS, config.rollout.chunk_size, len(pool), rollout, engine, pool, config.rollout, seed=seed
+                ROLLOUTS,
+                config.rollout.chunk_size,
+                len(pool),
+                rollout,
+                engine,
+                pool,
+                config.rollout,
+                config.matching,
+                seed=seed,
             )
         selected = it.stage(SELECTED, select, pool, groups, config.selection)
         it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
@@ -78,6 +86,7 @@ def measure(model: Checkpoint, config: Config, run: RunDir, held_out: dict[str, 
                 samples,
                 config.refinement,
                 config.prompt,
+                config.matching,
                 max_new_tokens=settings.max_new_tokens,
             )
 

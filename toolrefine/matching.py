@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from toolrefine.config import MatchingConfig
 from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, ToolCall
 
 _MAX_SCHEMA_DEPTH = 64
+
+_BFCL = str.maketrans("'", '"', " ,./-_*^")
+"""How BFCL's checker normalises strings, beside lower case."""
+
+Accepted = dict[str, set[str | None]]
+"""By argument: the keys of further values that are right."""
 
 _MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 """Where an object with a list of properties may have others."""
@@ -24,7 +31,10 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def score(completion: Completion, sample: Sample) -> Score:
+EXACT = MatchingConfig()
+
+
+def score(completion: Completion, sample: Sample, config: MatchingConfig = EXACT) -> Score:
     """Judge a completion against the target of its sample.
 
     An answer that cannot be read or was cut off is wrong. One without calls is right where the target has none; its
@@ -36,35 +46,46 @@ def score(completion: Completion, sample: Sample) -> Score:
         case Outcome.TRUNCATED:
             return Score(correct=False, reason=Reason.TRUNCATED)
         case _:
-            return match(completion.calls, sample.target.tool_calls, sample.tools)
+            return match(completion.calls, sample.target.tool_calls, sample.tools, config, sample.alternatives)
 
 
 def match(
-    predicted: Sequence[ToolCall], target: Sequence[ToolCall], tools: Sequence[Tool] = (), *, ordered: bool = False
+    predicted: Sequence[ToolCall],
+    target: Sequence[ToolCall],
+    tools: Sequence[Tool] = (),
+    config: MatchingConfig = EXACT,
+    alternatives: Sequence[Mapping[str, Sequence[Any]]] = (),
 ) -> Score:
-    """Judge predicted calls: right when they are the target's calls, in any order unless ordered.
+    """Judge predicted calls: right when they are the target's calls, in any order unless config.ordered.
 
-    Names and strings are compared exactly, numbers by value (1 is 1.0, but true is not 1), lists and dicts item by
-    item. An argument that equals the default in its tool's schema may be left out on either side. The reason for a
-    wrong answer is that of the closest pair of calls that differ.
+    Names are compared exactly, strings as config.strings says, numbers by value (1 is 1.0, but true is not 1), lists
+    and dicts item by item. An argument that equals the default in its tool's schema may be left out on either side.
+    The reason for a wrong answer is that of the closest pair of calls that differ.
+
+    alternatives hold, for each target call in order, what an argument may be beside the target's value. They may be
+    fewer than the target's calls.
     """
     if len(predicted) != len(target):
         if not target:
             return Score(correct=False, reason=Reason.UNEXPECTED_CALL)
         return Score(correct=False, reason=Reason.WRONG_COUNT if predicted else Reason.MISSING_CALL)
     by_name = {tool.name: tool for tool in tools}
-    ours = [_without_defaults(call, by_name.get(call.name)) for call in predicted]
-    theirs = [_without_defaults(call, by_name.get(call.name)) for call in target]
-    pairs: Iterable[tuple[ToolCall, ToolCall]]
-    if ordered:
-        pairs = [(our, their) for our, their in zip(ours, theirs, strict=True) if _call_key(our) != _call_key(their)]
+    ours = [_prepare(call, by_name.get(call.name), config) for call in predicted]
+    theirs = [_prepare(call, by_name.get(call.name), config) for call in target]
+    accepted: list[Accepted] = [{} for _ in target]
+    for place, (call, values) in enumerate(zip(target, alternatives, strict=False)):
+        accepted[place] = _accepted(values, by_name.get(call.name), config)
+    if config.ordered:
+        pairs = [*zip(ours, theirs, accepted, strict=True)]
+    elif any(accepted):
+        pairs = _unassigned(ours, theirs, accepted)
     else:
         ours, theirs = _unmatched(ours, theirs), _unmatched(theirs, ours)
-        pairs = [(our, their) for our in ours for their in theirs]
-    if not pairs:
+        pairs = [(our, their, {}) for our in ours for their in theirs]
+    differences = [difference for pair in pairs if (difference := _difference(*pair))]
+    if not differences:
         return Score(correct=True, reason=Reason.OK)
-    _, reason = min((_difference(our, their) for our, their in pairs), key=lambda difference: difference[0])
-    return Score(correct=False, reason=reason)
+    return Score(correct=False, reason=min(differences, key=lambda difference: difference[0])[1])
 
 
 def same_calls(a: Completion, b: Completion) -> bool:
@@ -119,14 +140,42 @@ def _canonical(value: Any) -> Any:
             return value
 
 
-def _without_defaults(call: ToolCall, tool: Tool | None) -> ToolCall:
-    properties = tool.parameters.get("properties") if tool else None
-    if not isinstance(properties, dict):
-        return call
+def _prepare(call: ToolCall, tool: Tool | None, config: MatchingConfig) -> ToolCall:
+    """The call without arguments that equal their defaults, its strings normalised where the config says so."""
+    properties = _properties(tool)
     arguments = {
         name: value for name, value in call.arguments.items() if not _equals_default(value, properties.get(name))
     }
-    return ToolCall(name=call.name, arguments=arguments)
+    if config.strings == "bfcl":
+        arguments = {name: _normalise(value) for name, value in arguments.items()}
+    return ToolCall.model_construct(name=call.name, arguments=arguments)
+
+
+def _properties(tool: Tool | None) -> dict[str, Any]:
+    properties = tool.parameters.get("properties") if tool else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _accepted(alternatives: Mapping[str, Sequence[Any]], tool: Tool | None, config: MatchingConfig) -> Accepted:
+    """Keys of the alternative values; None stands for leaving the argument out, since that is its default."""
+    properties = _properties(tool)
+    normalise = _normalise if config.strings == "bfcl" else lambda value: value
+    return {
+        name: {None if _equals_default(value, properties.get(name)) else _key(normalise(value)) for value in values}
+        for name, values in alternatives.items()
+    }
+
+
+def _normalise(value: Any) -> Any:
+    match value:
+        case str():
+            return value.translate(_BFCL).lower()
+        case list():
+            return [_normalise(item) for item in value]
+        case dict():
+            return {key: _normalise(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _equals_default(value: Any, schema: Any) -> bool:
@@ -146,12 +195,50 @@ def _unmatched(calls: Sequence[ToolCall], others: Sequence[ToolCall]) -> list[To
     return unmatched
 
 
-def _difference(predicted: ToolCall, target: ToolCall) -> tuple[tuple[bool, int], Reason]:
-    """Return how far two unequal calls are apart, and the gravest reason for it."""
+def _unassigned(
+    ours: Sequence[ToolCall], theirs: Sequence[ToolCall], accepted: Sequence[Accepted]
+) -> list[tuple[ToolCall, ToolCall, Accepted]]:
+    """Pairs of what is left when as many calls as possible are assigned to a target call that they meet.
+
+    With alternatives one call may meet several targets, so that crossing out the first is not enough: augmenting
+    paths (H. W. Kuhn, 1955).
+    """
+    meets = [
+        [not _difference(our, their, values) for their, values in zip(theirs, accepted, strict=True)] for our in ours
+    ]
+    owner: dict[int, int] = {}
+
+    def assign(our: int, tried: set[int]) -> bool:
+        for their in range(len(theirs)):
+            if meets[our][their] and their not in tried:
+                tried.add(their)
+                if their not in owner or assign(owner[their], tried):
+                    owner[their] = our
+                    return True
+        return False
+
+    left = [our for our in range(len(ours)) if not assign(our, set())]
+    return [
+        (ours[our], theirs[their], accepted[their])
+        for our in left
+        for their in range(len(theirs))
+        if their not in owner
+    ]
+
+
+def _difference(predicted: ToolCall, target: ToolCall, accepted: Accepted) -> tuple[tuple[bool, int], Reason] | None:
+    """How far two calls are apart, and the gravest reason for it; None where there is no difference."""
     ours, theirs = predicted.arguments, target.arguments
-    missing = theirs.keys() - ours.keys()
-    extra = ours.keys() - theirs.keys()
-    wrong = [name for name in ours.keys() & theirs.keys() if _key(ours[name]) != _key(theirs[name])]
+    missing: list[str] = []
+    extra: list[str] = []
+    wrong: list[str] = []
+    for name in {**theirs, **ours}:
+        key = _key(ours[name]) if name in ours else None
+        if name in theirs and name in ours and key == _key(theirs[name]):
+            continue
+        if key in accepted.get(name, ()):
+            continue
+        (missing if name not in ours else extra if name not in theirs else wrong).append(name)
     distance = (predicted.name != target.name, len(missing) + len(extra) + len(wrong))
     if predicted.name != target.name:
         return distance, Reason.WRONG_NAME
@@ -161,7 +248,7 @@ def _difference(predicted: ToolCall, target: ToolCall) -> tuple[tuple[bool, int]
         return distance, Reason.EXTRA_ARG
     if any(_type_name(ours[name]) != _type_name(theirs[name]) for name in wrong):
         return distance, Reason.WRONG_TYPE
-    return distance, Reason.WRONG_VALUE
+    return (distance, Reason.WRONG_VALUE) if wrong else None
 
 
 def _type_name(value: Any) -> str:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from toolrefine.config import RolloutConfig
+from toolrefine.config import MatchingConfig, RolloutConfig
 from toolrefine.engines import Engine, SamplingParams
-from toolrefine.matching import score
+from toolrefine.matching import EXACT, score
 from toolrefine.types import Group, Prompt, Sample
 
 
 def rollout(
-    skip: int, chunk_size: int, engine: Engine, pool: Sequence[Sample], config: RolloutConfig, *, seed: int
+    skip: int,
+    chunk_size: int,
+    engine: Engine,
+    pool: Sequence[Sample],
+    config: RolloutConfig,
+    matching: MatchingConfig = EXACT,
+    *,
+    seed: int,
 ) -> Iterator[list[Group]]:
     """Yield the groups of pool[skip:], chunk_size samples at a time, in the order of the pool."""
     params = SamplingParams(
@@ -20,7 +27,9 @@ def rollout(
     for chunk in chunks(pool[skip:], chunk_size):
         answers = engine.sample([to_prompt(sample) for sample in chunk], config.k, params)
         yield [
-            Group(sample_id=sample.id, completions=tuple(group), scores=tuple(score(c, sample) for c in group))
+            Group(
+                sample_id=sample.id, completions=tuple(group), scores=tuple(score(c, sample, matching) for c in group)
+            )
             for sample, group in zip(chunk, answers, strict=True)
         ]
 

@@ -53,6 +53,8 @@ class Sample(Record):
     tools: tuple[Tool, ...]
     target: Message
     """Gold assistant turn: calls, or text when no tool applies."""
+    alternatives: tuple[dict[str, tuple[Any, ...]], ...] = ()
+    """For each call of the target in order: argument -> values that are right beside the target's."""
     source: str = ""
     meta: dict[str, Any] = {}
     """Free-form facts about the row; never read by the method itself."""
