@@ -111,6 +111,18 @@ class Chat:
         """Token ids of prompt_text."""
         return self._tokenize(self.prompt_text(messages, tools))
 
+    def request(self, messages: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
+        """What to ask an OpenAI-compatible server, so that its prompt is prompt_text: messages, tools and switches."""
+        if self.config.style == "system":
+            request: dict[str, Any] = {"messages": self._as_text(messages, tools)}
+        else:
+            request = {"messages": _turns(messages, self.call_style._replace(arguments_as_text=True))}
+            if tools:
+                request["tools"] = _functions(tools)
+        if self.config.template_kwargs:
+            request["chat_template_kwargs"] = self.config.template_kwargs
+        return request
+
     def example_ids(self, example: Example) -> tuple[list[int], int]:
         """Token ids of a whole example, and the index at which its target turn starts.
 
@@ -218,7 +230,7 @@ class Chat:
             turns, functions = self._as_text(messages, tools), None
         else:
             turns = _turns(messages, self.call_style)
-            functions = [{"type": "function", "function": tool.model_dump()} for tool in tools] or None
+            functions = _functions(tools) or None
         try:
             text: str = self.tokenizer.apply_chat_template(
                 turns,
@@ -286,6 +298,10 @@ def _turns(messages: Sequence[Message], style: CallStyle) -> list[dict[str, Any]
                 turn["tool_call_id"] = message.tool_call_id
         turns.append(turn)
     return turns
+
+
+def _functions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": tool.model_dump()} for tool in tools]
 
 
 def _function(call: ToolCall, style: CallStyle) -> dict[str, Any]:
