@@ -32,6 +32,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 EXACT = MatchingConfig()
+RIGHT = Score(correct=True, reason=Reason.OK)
 
 
 def score(completion: Completion, sample: Sample, config: MatchingConfig = EXACT) -> Score:
@@ -69,6 +70,8 @@ def match(
         if not target:
             return Score(correct=False, reason=Reason.UNEXPECTED_CALL)
         return Score(correct=False, reason=Reason.WRONG_COUNT if predicted else Reason.MISSING_CALL)
+    if all(map(_equal_calls, predicted, target)):
+        return RIGHT
     by_name = {tool.name: tool for tool in tools}
     ours = [_prepare(call, by_name.get(call.name), config) for call in predicted]
     theirs = [_prepare(call, by_name.get(call.name), config) for call in target]
@@ -84,7 +87,7 @@ def match(
         pairs = [(our, their, {}) for our in ours for their in theirs]
     differences = [difference for pair in pairs if (difference := _difference(*pair))]
     if not differences:
-        return Score(correct=True, reason=Reason.OK)
+        return RIGHT
     return Score(correct=False, reason=min(differences, key=lambda difference: difference[0])[1])
 
 
@@ -118,6 +121,20 @@ def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | 
         if found:
             return f"{call.name}: {found}."
     return None
+
+
+def _equal_calls(a: ToolCall, b: ToolCall) -> bool:
+    return a.name == b.name and _equal(a.arguments, b.arguments)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two values have the same key, found without writing the keys."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(_equal, a, b))
+    # True == 1 in Python.
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _call_key(call: ToolCall) -> str:
