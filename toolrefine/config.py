@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from toolrefine.errors import ConfigError
-from toolrefine.types import Record
+from toolrefine.types import Record, ViolationKind
 
 
 class PromptConfig(Record):
@@ -46,9 +46,22 @@ class PromptConfig(Record):
 class FileDataset(Record):
     """Samples from a local file or from the Hugging Face hub."""
 
-    format: Literal["canonical", "openai", "toolace", "xlam"]
+    format: Literal[
+        "auto",
+        "canonical",
+        "openai",
+        "trl",
+        "hermes",
+        "sharegpt",
+        "glaive",
+        "toolace",
+        "toolbench",
+        "apibank",
+        "xlam",
+    ] = "auto"
+    """auto: found from the first rows."""
     source: str
-    """Path of a .json, .jsonl or .jsonl.gz file, or hub:OWNER/NAME."""
+    """Path of a .json, .jsonl, .json.gz, .jsonl.gz, .parquet or .arrow file, or hub:OWNER/NAME."""
     name: str = ""
     """Label in reports; the file's or data set's own name by default."""
     split: str = "train"
@@ -57,8 +70,12 @@ class FileDataset(Record):
     """Rows to skip."""
     limit: int | None = Field(default=None, ge=1)
     """Rows to read after the offset."""
-    invalid_targets: Literal["quarantine", "keep"] = "quarantine"
-    """What to do with a row whose target contradicts the schema of its tools."""
+    invalid_targets: (
+        Literal["quarantine", "repair", "keep"] | dict[ViolationKind, Literal["quarantine", "repair", "keep"]]
+    ) = "quarantine"
+    """What to do with a sample whose target contradicts the schema of its tools: for all kinds of faults, or by kind,
+    such as {wrong_type = "repair"}, the others then being quarantined. What cannot be repaired without loss is
+    quarantined."""
 
 
 class ToolworldDataset(Record):
@@ -75,7 +92,15 @@ class ToolworldDataset(Record):
     """Share of the targets to make wrong in the ways real labels are."""
 
 
-Dataset = Annotated[FileDataset | ToolworldDataset, Field(discriminator="format")]
+def _kind_of_dataset(value: Any) -> str:
+    kind = value.get("format") if isinstance(value, dict) else getattr(value, "format", None)
+    return "toolworld" if kind == "toolworld" else "file"
+
+
+Dataset = Annotated[
+    Annotated[FileDataset, Tag("file")] | Annotated[ToolworldDataset, Tag("toolworld")],
+    Discriminator(_kind_of_dataset),
+]
 
 
 class EngineConfig(Record):
@@ -90,6 +115,15 @@ class EngineConfig(Record):
     """Sequences decoded at once."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
+
+
+class MatchingConfig(Record):
+    """When an answer is right."""
+
+    ordered: bool = False
+    """Calls must come in the target's order."""
+    strings: Literal["exact", "bfcl"] = "exact"
+    """bfcl: without letter case, blanks and ,./-_*^, and with ' as ", as BFCL's checker compares; nested ones too."""
 
 
 class RolloutConfig(Record):
@@ -195,6 +229,7 @@ class Config(Record):
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     prompt: PromptConfig = PromptConfig()
     engine: EngineConfig = EngineConfig()
+    matching: MatchingConfig = MatchingConfig()
     rollout: RolloutConfig = RolloutConfig()
     selection: SelectionConfig = SelectionConfig()
     corpus: CorpusConfig = CorpusConfig()

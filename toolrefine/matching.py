@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolrefine.config import MatchingConfig
-from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, ToolCall
+from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, ToolCall, ViolationKind
 
 _MAX_SCHEMA_DEPTH = 64
 
@@ -105,8 +105,16 @@ def canonical_key(calls: Sequence[ToolCall]) -> str:
     return "\n".join(sorted(map(_call_key, calls)))
 
 
-def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | None:
-    """Return one sentence that names the first way in which calls break the schemas of their tools, or None.
+class Violation(NamedTuple):
+    """A way in which a call breaks the schema of its tool."""
+
+    kind: ViolationKind
+    text: str
+    """One sentence."""
+
+
+def find_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> Violation | None:
+    """Find the first way in which calls break the schemas of their tools, or None.
 
     Checked are tool names, required and unknown arguments, type, enum, const, properties, items, anyOf, oneOf and
     allOf. Keywords and types that JSON Schema does not know, references, and schemas that are none are passed over.
@@ -116,11 +124,17 @@ def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | 
     by_name = {tool.name: tool for tool in tools}
     for call in calls:
         if call.name not in by_name:
-            return f"There is no tool {call.name!r}."
+            return Violation("unknown_tool", f"There is no tool {call.name!r}.")
         found = _violation(call.arguments, by_name[call.name].parameters, "", depth=0)
         if found:
-            return f"{call.name}: {found}."
+            return Violation(found.kind, f"{call.name}: {found.text}.")
     return None
+
+
+def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | None:
+    """The sentence of find_violation."""
+    found = find_violation(calls, tools)
+    return found.text if found else None
 
 
 def _equal_calls(a: ToolCall, b: ToolCall) -> bool:
@@ -285,7 +299,7 @@ def _type_name(value: Any) -> str:
             return "null"
 
 
-def _violation(value: Any, schema: Any, where: str, depth: int) -> str | None:
+def _violation(value: Any, schema: Any, where: str, depth: int) -> Violation | None:
     """Return the first way in which a value breaks a schema. where is the path to the value, empty for arguments."""
     if not isinstance(schema, dict) or depth > _MAX_SCHEMA_DEPTH:
         return None
@@ -293,12 +307,12 @@ def _violation(value: Any, schema: Any, where: str, depth: int) -> str | None:
     wanted = schema.get("type")
     types = [name for name in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(name, str)]
     if types and all(name in _JSON_TYPES for name in types) and not any(has_type(value, name) for name in types):
-        return f"{what} must be of type {' or '.join(types)}, not {_type_name(value)}"
+        return Violation("wrong_type", f"{what} must be of type {' or '.join(types)}, not {_type_name(value)}")
     choices = schema.get("enum")
     if isinstance(choices, list) and _key(value) not in map(_key, choices):
-        return f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}"
+        return Violation("outside_enum", f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}")
     if "const" in schema and _key(value) != _key(schema["const"]):
-        return f"{what} must be {_shorten(schema['const'])}, not {_shorten(value)}"
+        return Violation("outside_enum", f"{what} must be {_shorten(schema['const'])}, not {_shorten(value)}")
     return (
         _object_violation(value, schema, where, depth)
         or _array_violation(value, schema, where, depth)
@@ -306,35 +320,35 @@ def _violation(value: Any, schema: Any, where: str, depth: int) -> str | None:
     )
 
 
-def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
     if not isinstance(value, dict):
         return None
     prefix = f"{where}." if where else ""
     required = schema.get("required")
     for name in required if isinstance(required, list) else []:
         if isinstance(name, str) and name not in value:
-            return f"required argument {prefix + name!r} is missing"
+            return Violation("missing_argument", f"required argument {prefix + name!r} is missing")
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
     is_open = bool(schema.get("additionalProperties")) or not _MORE_PROPERTIES.isdisjoint(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
-            return f"argument {prefix + name!r} is unknown"
+            return Violation("unknown_argument", f"argument {prefix + name!r} is unknown")
         found = _violation(item, properties.get(name), prefix + name, depth + 1)
         if found:
             return found
     return None
 
 
-def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
     if not isinstance(value, list) or not isinstance(schema.get("items"), dict):
         return None
     found = (_violation(item, schema["items"], f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
     return next(filter(None, found), None)
 
 
-def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> str | None:
+def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
     """Check allOf, anyOf and oneOf. oneOf is read as anyOf: that only one branch fits says nothing about a call."""
     for keyword in ("allOf", "anyOf", "oneOf"):
         branches = schema.get(keyword)

@@ -128,6 +128,10 @@ class Reason(StrEnum):
     WRONG_VALUE = "wrong_value"
 
 
+ViolationKind = Literal["unknown_tool", "unknown_argument", "missing_argument", "wrong_type", "outside_enum"]
+"""How a call can break the schema of its tool."""
+
+
 class Score(Record):
     """The verdict on one completion."""
 

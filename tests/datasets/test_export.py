@@ -12,6 +12,7 @@ from toolrefine.config import FileDataset, ToolworldDataset
 from toolrefine.datasets import load_pool
 from toolrefine.datasets.canonical import read_row
 from toolrefine.datasets.export import to_row, write_samples
+from toolrefine.datasets.tool_schema import arguments_schema
 from toolrefine.types import Message, Sample, Tool, ToolCall
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -43,7 +44,7 @@ samples = st.builds(
     id=names.map(str.strip),
     messages=st.lists(turns, min_size=1, max_size=6).map(alternating),
     tools=st.lists(
-        st.builds(Tool, name=names, description=texts, parameters=objects.filter(bool)),
+        st.builds(Tool, name=names, description=texts, parameters=objects.map(arguments_schema)),
         max_size=3,
         unique_by=lambda tool: tool.name,
     ).map(tuple),

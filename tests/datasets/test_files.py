@@ -126,7 +126,7 @@ def test_folder(tmp_path: Path) -> None:
         list(read_file(tmp_path / "rows.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.gz", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.gz", "rows.parquet.gz"])
 def test_other_kinds_of_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"not a \.json, \.jsonl"):
         list(read_file(tmp_path / name))

@@ -25,6 +25,12 @@ from toolrefine.datasets.json_schema import python_type, repair_schema
         ("Union[str, Any]", {}),
         ("Dict[str, List[int]]", {"type": "object"}),
         ("list", {"type": "array"}),
+        ("list(string)", {"type": "array", "items": {"type": "string"}}),
+        ("array<array<int>>", {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}),
+        ("dict<string, int>", {"type": "object"}),
+        ("string (optional)", {"type": "string"}),
+        ("tuple", {"type": "array"}),
+        ("any", {}),
         ("Callable[[float], float]", {}),
         ("np.ndarray", {}),
         ("", {}),
@@ -79,3 +85,25 @@ def test_good_schemas_stay() -> None:
         "additionalProperties": False,
     }
     assert repair_schema(good) == good
+
+
+@pytest.mark.parametrize(
+    ("older", "schema"),
+    [
+        (
+            {"type": "object", "properties": {"a": {"type": "str", "required": True}, "b": {"required": False}}},
+            {"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]},
+        ),
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"nullable": True, "enum": ["a"], "type": "string"}, {"enum": ["a", None], "type": ["string", "null"]}),
+        ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"type": "array", "items": [{"type": "int"}]}, {"type": "array", "prefixItems": [{"type": "integer"}]}),
+        ({"type": "array", "items": "str"}, {"type": "array", "items": {"type": "string"}}),
+        (
+            {"$defs": {"a": {"type": "dict"}}, "properties": {"a": {"$ref": "#/$defs/a"}}},
+            {"$defs": {"a": {"type": "object"}}, "properties": {"a": {"$ref": "#/$defs/a"}}},
+        ),
+    ],
+)
+def test_what_others_write_in_another_way(older: dict[str, Any], schema: dict[str, Any]) -> None:
+    assert repair_schema(older) == schema

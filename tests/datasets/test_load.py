@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REAL_DATA
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
-from toolrefine.datasets import READERS, dataset_name, load_dataset, load_pool, open_quarantine
+from toolrefine.datasets import READERS, Quarantine, dataset_name, load_dataset, load_pool, open_quarantine
 from toolrefine.errors import DataError, RowError
 from toolrefine.matching import schema_violation
 from toolrefine.types import Sample
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
+FIXTURES = Path(__file__).parent / "fixtures"
 
 TOOL = {
     "name": "water",
@@ -27,6 +29,10 @@ TOOL = {
 def row(**fields: Any) -> dict[str, Any]:
     target = [{"name": "water", "arguments": {"plant": "fern"}}]
     return {"tools": [TOOL], "messages": [{"role": "user", "content": "x"}], "target": target, **fields}
+
+
+def fixture(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text().splitlines()]
 
 
 def write(path: Path, *rows: dict[str, Any] | bytes) -> FileDataset:
@@ -87,6 +93,29 @@ def test_invalid_targets_may_be_kept(tmp_path: Path) -> None:
     assert sample.target.tool_calls[0].name == "burn"
 
 
+def test_invalid_targets_are_repaired_by_kind_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def calling(**arguments: Any) -> dict[str, Any]:
+        return row(target=[{"name": "water", "arguments": arguments}])
+
+    rows: list[dict[str, Any] | bytes] = [calling(plant=7), calling(plant="a", x=1), calling(), calling(plant=["a"])]
+    policies = {"wrong_type": "repair", "unknown_argument": "keep"}
+    config = FileDataset.model_validate(
+        {**write(tmp_path / "a.jsonl", *rows).model_dump(), "invalid_targets": policies}
+    )
+    quarantine = Quarantine()
+    calls = [sample.target.tool_calls[0].arguments for sample in load_dataset(config, quarantine)]
+    assert calls == [{"plant": "7"}, {"plant": "a", "x": 1}]
+    assert quarantine.num_rows == 2
+    assert quarantine.invalid_targets == {
+        "wrong_type": {"repaired": 1, "quarantined": 1},
+        "unknown_argument": {"kept": 1},
+        "missing_argument": {"quarantined": 1},
+    }
+    with caplog.at_level(logging.INFO):
+        load_pool([config])
+    assert "targets with wrong_type: 1 repaired, 1 quarantined" in caplog.text
+
+
 def test_an_invalid_target_costs_its_sample_and_not_the_conversation(tmp_path: Path) -> None:
     calls = [{"name": "burn", "arguments": {}}], [{"name": "water", "arguments": {"plant": "fern"}}]
     turns = [
@@ -97,7 +126,8 @@ def test_an_invalid_target_costs_its_sample_and_not_the_conversation(tmp_path: P
         samples = list(load_dataset(config.model_copy(update={"format": "openai"}), quarantine))
     assert [sample.id for sample in samples] == ["c/1"]
     [bad] = read_quarantine(tmp_path / "q.jsonl")
-    assert bad["reason"].startswith("the target of sample c/0 is invalid")
+    assert bad["reason"].startswith("unknown_tool: the target of sample c/0 is invalid")
+    assert quarantine.invalid_targets == {"unknown_tool": {"quarantined": 1}}
 
 
 def test_ids_and_sources_are_filled_in(tmp_path: Path) -> None:
@@ -153,6 +183,7 @@ def test_toolworld_comes_through(tmp_path: Path) -> None:
     [
         (FileDataset(format="xlam", source="data/plants.v2.jsonl.gz"), "plants.v2"),
         (FileDataset(format="xlam", source="plants.json"), "plants"),
+        (FileDataset(source="data/plants.v2.parquet"), "plants.v2"),
         (FileDataset(format="xlam", source="hub:garden/plants-2.5"), "plants-2.5"),
         (FileDataset(format="xlam", source="plants.json", name="mine"), "mine"),
         (ToolworldDataset(format="toolworld", domain="observatory", size=1), "observatory"),
@@ -191,6 +222,22 @@ GOOD_ROWS: dict[str, dict[str, Any]] = {
     },
     "xlam": {"id": 1, "query": "x", "tools": [BARE_TOOL], "answers": [{"name": "water", "arguments": {"plant": "a"}}]},
 }
+GOOD_ROWS |= {name: fixture(name)[0] for name in READERS if name not in GOOD_ROWS}
+FRAGMENTS = [
+    "",
+    "'",
+    '"',
+    "{",
+    "}",
+    "[",
+    "\\",
+    "\n\nUSER:",
+    "<tool_call>",
+    "</tools>",
+    "<functioncall>",
+    "Action:",
+    "]->",
+]
 
 json_values = st.recursive(
     st.sampled_from(
@@ -202,7 +249,10 @@ json_values = st.recursive(
 
 
 def damage(value: Any, data: st.DataObject) -> Any:
-    """The value with a random part of it replaced by a random value, dropped, or written as JSON text."""
+    """The value with a random part of it replaced by a random value, dropped, or written as JSON text.
+
+    Of text a few characters are replaced as well.
+    """
     if isinstance(value, dict | list) and value and data.draw(st.integers(0, 4)):
         key = data.draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
         changed = copy.copy(value)
@@ -211,6 +261,9 @@ def damage(value: Any, data: st.DataObject) -> Any:
         else:
             del changed[key]
         return changed
+    if isinstance(value, str) and data.draw(st.booleans()):
+        start = data.draw(st.integers(0, len(value)))
+        return value[:start] + data.draw(st.sampled_from(FRAGMENTS)) + value[start + data.draw(st.integers(0, 3)) :]
     if data.draw(st.booleans()):
         return json.dumps(value)
     return data.draw(json_values)
@@ -243,12 +296,12 @@ def test_a_reader_yields_samples_or_raises_row_error(format_name: str, data: st.
         schema_violation(sample.target.tool_calls, sample.tools)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real data is not beside the repository")
+@pytest.mark.skipif(not REAL_DATA.exists(), reason="the real data is not beside the repository")
 @pytest.mark.parametrize(
     ("name", "num_rows", "num_bad"), [("train", 11_851, 49), ("dev_seen_tools", 600, 1), ("dev_new_tools", 323, 0)]
 )
 def test_real_data(tmp_path: Path, name: str, num_rows: int, num_bad: int) -> None:
-    config = FileDataset(format="canonical", source=str(REAL / f"{name}.jsonl.gz"))
+    config = FileDataset(format="canonical", source=str(REAL_DATA / f"{name}.jsonl.gz"))
     pool = load_pool([config], tmp_path / "q.jsonl")
     bad = read_quarantine(tmp_path / "q.jsonl")
     assert len(pool) + len(bad) == num_rows

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from toolrefine.datasets.xlam import read_row, to_schema
+from toolrefine.datasets.xlam import read_row
 from toolrefine.errors import RowError
 from toolrefine.types import ToolCall
 
@@ -46,19 +46,6 @@ def test_a_bare_map_becomes_json_schema() -> None:
             "ratio": {"type": "number", "description": "Ratio.", "default": 1},
         },
         "required": ["ids"],
-    }
-
-
-def test_json_schema_stays_what_it_is() -> None:
-    schema = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
-    assert to_schema(schema) == schema
-
-
-def test_a_parameter_without_facts_allows_everything() -> None:
-    assert to_schema({"a": "string", "b": {}, "c": {"type": None}}) == {
-        "type": "object",
-        "properties": {"a": {}, "b": {}, "c": {}},
-        "required": ["a", "b", "c"],
     }
 
 

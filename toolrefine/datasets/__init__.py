@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
-from toolrefine.datasets import canonical, openai, toolace, xlam
+from toolrefine.datasets import apibank, canonical, glaive, hermes, openai, sharegpt, toolace, toolbench, trl, xlam
+from toolrefine.datasets.detect import NUM_ROWS, detect_format
 from toolrefine.datasets.files import Row, read_file
 from toolrefine.datasets.hub import read_hub
 from toolrefine.datasets.quarantine import Quarantine, open_quarantine
+from toolrefine.datasets.targets import check_target
 from toolrefine.datasets.toolworld import generate
 from toolrefine.errors import DataError, RowError
-from toolrefine.matching import schema_violation
 from toolrefine.types import Sample
 
 __all__ = ["READERS", "Quarantine", "Reader", "dataset_name", "load_dataset", "load_pool", "open_quarantine"]
@@ -25,9 +28,17 @@ Reader = Callable[[dict[str, Any], str], Iterator[Sample]]
 READERS: dict[str, Reader] = {
     "canonical": canonical.read_row,
     "openai": openai.read_row,
+    "trl": trl.read_row,
+    "hermes": hermes.read_row,
+    "sharegpt": sharegpt.read_row,
+    "glaive": glaive.read_row,
     "toolace": toolace.read_row,
+    "toolbench": toolbench.read_row,
+    "apibank": apibank.read_row,
     "xlam": xlam.read_row,
 }
+
+log = logging.getLogger(__name__)
 
 
 def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> list[Sample]:
@@ -44,6 +55,8 @@ def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> lis
             for sample in load_dataset(config, bad):
                 unique = _unique_id(sample.id, taken, num_uses)
                 pool.append(sample if unique == sample.id else sample.model_copy(update={"id": unique}))
+    for kind, counts in bad.invalid_targets.items():
+        log.info("targets with %s: %s", kind, ", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     if not pool:
         names = ", ".join(map(dataset_name, configs)) or "no data sets"
         problem = f"{bad.num_rows} bad rows, the first at {bad.first}" if bad.num_rows else "no rows"
@@ -63,18 +76,26 @@ def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Itera
         return
     quarantine = quarantine or Quarantine()
     name = dataset_name(config)
-    for row in _rows(config):
+    rows = _rows(config)
+    format_name: str = config.format
+    if format_name == "auto":
+        first = list(islice(rows, NUM_ROWS))
+        if not first:
+            return
+        format_name, rows = _detect(first, name), chain(first, rows)
+    for row in rows:
         try:
-            samples = list(READERS[config.format](row.read(), f"{name}:{row.line}"))
+            samples = list(READERS[format_name](row.read(), f"{name}:{row.line}"))
         except RowError as error:
             quarantine.add(config.source, row.line, str(error))
             continue
         for sample in samples:
-            violation = schema_violation(sample.target.tool_calls, sample.tools)
-            if violation and config.invalid_targets == "quarantine":
-                quarantine.add(config.source, row.line, f"the target of sample {sample.id} is invalid: {violation}")
+            checked, outcomes, reason = check_target(sample, config.invalid_targets)
+            quarantine.count_targets(outcomes.items())
+            if checked is None:
+                quarantine.add(config.source, row.line, reason)
             else:
-                yield sample if sample.source else sample.model_copy(update={"source": name})
+                yield checked if checked.source else checked.model_copy(update={"source": name})
 
 
 def dataset_name(config: Dataset) -> str:
@@ -84,7 +105,7 @@ def dataset_name(config: Dataset) -> str:
     if isinstance(config, ToolworldDataset):
         return config.domain
     name = config.source.removeprefix("hub:").rstrip("/").rpartition("/")[2]
-    for suffix in (".gz", ".jsonl", ".json"):
+    for suffix in (".gz", ".jsonl", ".json", ".parquet", ".arrow"):
         name = name.removesuffix(suffix)
     return name
 
@@ -93,6 +114,14 @@ def _rows(config: FileDataset) -> Iterator[Row]:
     hub_name = config.source.removeprefix("hub:")
     rows = read_file(Path(hub_name)) if hub_name == config.source else read_hub(hub_name, config.split)
     return islice(rows, config.offset, None if config.limit is None else config.offset + config.limit)
+
+
+def _detect(rows: Sequence[Row], name: str) -> str:
+    readable = []
+    for row in rows:
+        with suppress(RowError):
+            readable.append(row.read())
+    return detect_format(readable, READERS, name)
 
 
 def _unique_id(wanted: str, taken: set[str], num_uses: dict[str, int]) -> str:

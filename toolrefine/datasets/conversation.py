@@ -31,9 +31,15 @@ class Conversation:
     def add_answer(
         self, content: str, calls: Sequence[ToolCall] = (), call_ids: Sequence[object] = (), *, learn: bool = True
     ) -> None:
-        """Add an assistant turn; call_ids are the names that the results will call its calls by."""
+        """Add an assistant turn; call_ids are the names that the results will call its calls by.
+
+        Behind a turn that is not to be learned it becomes one with that, and is learned if its calls are the target.
+        """
         last = self.messages[-1] if self.messages else None
         if last is not None and last.role == "assistant":
+            if len(self.messages) - 1 in self._not_learned:
+                learn = learn and bool(calls) and not last.tool_calls
+                self._not_learned.remove(len(self.messages) - 1)
             self.messages.pop()
             content = "\n".join(filter(None, (last.content, content)))
             calls, num_earlier = (*last.tool_calls, *calls), len(last.tool_calls)
@@ -50,6 +56,16 @@ class Conversation:
         """Add what a call returned."""
         call_id = None if call_id is None else self._call_ids.get(call_id, call_id)
         self._append(Message(role="tool", content=content, tool_call_id=call_id))
+
+    def add_next_result(self, content: str) -> None:
+        """Add what the first call of the last answer returned that has no result yet."""
+        num_results = 0
+        for message in reversed(self.messages):
+            if message.role == "assistant":
+                call_id = f"call_{num_results}" if num_results < len(message.tool_calls) else None
+                return self.add_result(content, call_id)
+            num_results += message.role == "tool"
+        return self.add_result(content, None)
 
     def samples(self, tools: tuple[Tool, ...], row_id: str, meta: dict[str, Any]) -> Iterator[Sample]:
         """One sample for each assistant turn to learn that calls tools or answers a user.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
 from typing import Any
 
 from toolrefine.errors import RowError
+from toolrefine.formats import get_format
 from toolrefine.formats.json_object import JsonError, read_json, read_object
-from toolrefine.types import Tool, ToolCall
-
-NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+from toolrefine.types import ToolCall
 
 
 def parse_row(text: str) -> dict[str, Any]:
@@ -40,6 +40,61 @@ def parse_json(text: str, what: str) -> Any:
         return read_json(text)
     except JsonError as error:
         raise RowError(f"{what}: not readable JSON: {error}") from None
+
+
+def parse_value(text: str, what: str) -> Any:
+    """Read a value that a field holds as text, written as JSON or as Python writes it.
+
+    Raises:
+        RowError: it is neither; what names the field.
+    """
+    try:
+        return read_json(text)
+    except JsonError as error:
+        # The pythonic format reads Python's literals without running them, as the argument of a call.
+        calls = get_format("pythonic").parse(f"[literal(value={text})]").calls
+        if len(calls) == 1 and calls[0].arguments.keys() == {"value"}:
+            return calls[0].arguments["value"]
+        raise RowError(f"{what}: neither JSON nor a Python literal: {error}") from None
+
+
+def take_objects(text: str, what: str) -> tuple[list[dict[str, Any]], str]:
+    """All JSON objects of a text, and what is left of the text without them.
+
+    Raises:
+        RowError: an object cannot be read.
+    """
+    objects: list[dict[str, Any]] = []
+    rest, position = [], 0
+    while (start := text.find("{", position)) >= 0:
+        rest.append(text[position:start])
+        try:
+            found, position = read_object(text, start)
+        except JsonError as error:
+            raise RowError(f"{what}: object {len(objects) + 1} is not readable JSON: {error}") from None
+        objects.append(found)
+    return objects, "".join([*rest, text[position:]])
+
+
+def split_results(text: str, num_calls: int) -> list[str]:
+    """The result of each call, or the whole text where it is not a list with one item a call."""
+    try:
+        results = read_json(text)
+    except JsonError:
+        return [text]
+    if not isinstance(results, list) or len(results) != num_calls:
+        return [text]
+    return [result if isinstance(result, str) else json.dumps(result, ensure_ascii=False) for result in results]
+
+
+def sentences(*texts: str) -> re.Pattern[str]:
+    """A pattern that finds any of some sentences, however their words are spaced."""
+    return re.compile("|".join(r"\s*+".join(map(re.escape, text.split())) for text in texts))
+
+
+def filled_lines(text: str) -> str:
+    """A text without blank lines and blanks around lines: what is left where parts of a prompt were taken out."""
+    return "\n".join(filter(None, map(str.strip, text.splitlines())))
 
 
 def list_of(value: Any, what: str) -> list[Any]:
@@ -111,31 +166,6 @@ def id_of(row: dict[str, Any], where: str) -> str:
     return own.strip() or where
 
 
-def read_tools(value: Any, to_schema: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> tuple[Tool, ...]:
-    """The tools of a row, each {"type": "function", "function": {...}} or the inner object alone.
-
-    A tool that is listed twice in the same words is kept once. to_schema turns what a tool gives as its parameters
-    into JSON Schema.
-
-    Raises:
-        RowError: a tool has no name, its parameters are no object, or two tools share a name.
-    """
-    tools: dict[str, Tool] = {}
-    for index, item in enumerate(list_of(value, "tools")):
-        what = f"tools[{index}]"
-        spec = _inner(item, what)
-        parameters = spec.get("parameters")
-        schema = NO_PARAMETERS if parameters in (None, {}) else object_of(parameters, f"{what}.parameters")
-        tool = Tool(
-            name=name_of(spec, what),
-            description=text_of(spec.get("description"), f"{what}.description"),
-            parameters=to_schema(schema) if to_schema else schema,
-        )
-        if tools.setdefault(tool.name, tool) != tool:
-            raise RowError(f"{what}: another tool has the name {tool.name!r} too")
-    return tuple(tools.values())
-
-
 def read_calls(value: Any, what: str) -> tuple[ToolCall, ...]:
     """The calls of a turn, each {"function": {"name", "arguments"}} or the inner object alone.
 
@@ -146,14 +176,19 @@ def read_calls(value: Any, what: str) -> tuple[ToolCall, ...]:
 
 
 def _read_call(item: Any, what: str) -> ToolCall:
-    spec = _inner(item, what)
+    spec = unwrap(item, what)
     arguments = spec.get("arguments")
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         arguments = {}
     return ToolCall(name=name_of(spec, what), arguments=object_of(arguments, f"{what}.arguments"))
 
 
-def _inner(item: Any, what: str) -> dict[str, Any]:
+def unwrap(item: Any, what: str) -> dict[str, Any]:
+    """A tool or a call without OpenAI's {"type": "function", "function": ...} around it.
+
+    Raises:
+        RowError: it is no object.
+    """
     spec = object_of(item, what)
     return object_of(spec["function"], f"{what}.function") if "function" in spec else spec
 

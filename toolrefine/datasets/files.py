@@ -1,4 +1,4 @@
-"""Rows of JSON files, one at a time and in bounded memory, however broken the file."""
+"""Rows of JSON, Parquet and Arrow files, one at a time and in bounded memory, however broken the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from toolrefine.datasets.columnar import SUFFIXES, no_such_file, read_records
 from toolrefine.datasets.fields import parse_row
 from toolrefine.errors import DataError, RowError
 
@@ -28,7 +29,7 @@ class Row(NamedTuple):
     """A row that has been found but not yet read."""
 
     line: int
-    """Line of the file, from 1, on which the row starts."""
+    """Line of the file, from 1, on which the row starts; the number of the row where there are no lines."""
     text: str | None
     fault: str = ""
     """Why there is no text."""
@@ -44,19 +45,50 @@ class Row(NamedTuple):
         return parse_row(self.text)
 
 
+def to_row(number: int, record: Any) -> Row:
+    """A record that comes as an object. As text, so that all rows pass through the same strict reader."""
+    text = json.dumps(without_nulls(record), ensure_ascii=False, default=str)
+    if len(text) > MAX_ROW_BYTES:
+        return Row(number, None, _too_long())
+    return Row(number, text)
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without the keys of its objects that are null.
+
+    Arrow stores nested objects as columns, so each row comes with the keys of all rows, null where it has none.
+    """
+    match value:
+        case dict():
+            return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        case list():
+            return [without_nulls(item) for item in value]
+        case _:
+            return value
+
+
 def read_file(path: Path) -> Iterator[Row]:
-    """The rows of a .json (a list, or one object a line) or .jsonl file, either of them gzipped or not; no blank lines.
+    """The rows of a file; no blank lines.
+
+    A .json file is a list, or one object a line; .jsonl is one object a line; either of them may be gzipped. The others
+    are .parquet and .arrow.
 
     Raises:
-        DataError: the file is missing or of another kind, its gzip stream is damaged, or its list is not JSON.
+        DataError: the file is missing or of another kind, is damaged, or its list is not JSON.
     """
-    suffixes = path.name.removesuffix(".gz").rpartition(".")[2]
-    if suffixes not in ("json", "jsonl"):
-        raise DataError(f"{path}: not a .json, .jsonl, .json.gz or .jsonl.gz file; convert it to one of these")
+    if path.suffix in SUFFIXES:
+        for number, record in enumerate(read_records(path), 1):
+            yield Row(number, None, record) if isinstance(record, str) else to_row(number, record)
+        return
+    suffix = path.name.removesuffix(".gz").rpartition(".")[2]
+    if suffix not in ("json", "jsonl"):
+        raise DataError(
+            f"{path}: not a .json, .jsonl, .json.gz, .jsonl.gz, .parquet or .arrow file; convert it to one of these"
+        )
     with _opened(path) as file:
         start = file.read(_START)
         file.seek(0)
-        is_list = suffixes == "json" and start.removeprefix(_BOM).lstrip().startswith(b"[")
+        is_list = suffix == "json" and start.removeprefix(_BOM).lstrip().startswith(b"[")
         yield from _list_items(path, file) if is_list else _lines(file)
 
 
@@ -66,11 +98,15 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) as unzipped:
             yield cast("IO[bytes]", unzipped) if path.name.endswith(".gz") else raw
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; source is the path of a file, or hub:OWNER/NAME") from None
+        raise no_such_file(path) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: a damaged gzip file ({error}); make or download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _too_long() -> str:
+    return f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB"
 
 
 def _lines(file: IO[bytes]) -> Iterator[Row]:
@@ -80,7 +116,7 @@ def _lines(file: IO[bytes]) -> Iterator[Row]:
         if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
             while (rest := file.readline(_BLOCK)) and not rest.endswith(b"\n"):
                 pass
-            yield Row(number, None, f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB")
+            yield Row(number, None, _too_long())
             continue
         line = line.removeprefix(_BOM) if number == 1 else line
         if not line.strip():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-from toolrefine.datasets.files import MAX_ROW_BYTES, Row
+from toolrefine.datasets.files import Row, to_row
 from toolrefine.errors import DataError
 
 
@@ -27,23 +25,4 @@ def read_hub(name: str, split: str) -> Iterator[Row]:
             "data set's terms on its page and run `hf auth login`, or download the file and give its path as source"
         ) from error
     for number, row in enumerate(rows, 1):
-        # As text, so that rows of the hub and of files pass through the same strict reader.
-        text = json.dumps(without_nulls(row), ensure_ascii=False, default=str)
-        if len(text) > MAX_ROW_BYTES:
-            yield Row(number, None, f"the row is longer than {MAX_ROW_BYTES // 2**20} MiB")
-        else:
-            yield Row(number, text)
-
-
-def without_nulls(value: Any) -> Any:
-    """The value without the keys of its objects that are null.
-
-    Arrow stores nested objects as columns, so each row comes with the keys of all rows, null where it has none.
-    """
-    match value:
-        case dict():
-            return {key: without_nulls(item) for key, item in value.items() if item is not None}
-        case list():
-            return [without_nulls(item) for item in value]
-        case _:
-            return value
+        yield to_row(number, row)

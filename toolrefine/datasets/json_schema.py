@@ -6,6 +6,7 @@ from typing import Any
 
 _MAX_DEPTH = 64
 _MAX_TYPE_LENGTH = 300
+_SQUARE = str.maketrans("(<)>", "[[]]")
 _TYPES = {
     "any": "",
     "array": "array",
@@ -37,7 +38,8 @@ _TYPES = {
 def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
     """A schema with JSON's names of types instead of Python's, and without keywords that are null or misplaced.
 
-    A type that nobody knows is left out: it then allows everything.
+    A type that nobody knows is left out: it then allows everything. What older drafts and OpenAPI write in another way
+    is written as 2020-12 has it: "required": true inside a property, "nullable": true, and a list of items.
     """
     if depth > _MAX_DEPTH:
         return {}
@@ -50,34 +52,56 @@ def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
                 names = [_TYPES.get(name.lower()) for name in value if isinstance(name, str)]
                 if names and all(names):
                     repaired[keyword] = names
-            case "properties", dict():
+            case (("properties" | "patternProperties" | "$defs" | "definitions"), dict()):
                 repaired[keyword] = {
                     name: repair_schema(item, depth + 1) if isinstance(item, dict) else {}
                     for name, item in value.items()
                     if item is not None
                 }
-            case "items" | "additionalProperties", dict():
+            case (("items" | "additionalProperties" | "not"), dict()):
                 repaired[keyword] = repair_schema(value, depth + 1)
-            case "anyOf" | "oneOf" | "allOf", list():
+            case "items", str():
+                repaired[keyword] = python_type(value)
+            case (("anyOf" | "oneOf" | "allOf" | "prefixItems"), list()):
                 repaired[keyword] = [repair_schema(item, depth + 1) for item in value if isinstance(item, dict)]
+            case "items", list():
+                repaired["prefixItems"] = [repair_schema(item, depth + 1) for item in value if isinstance(item, dict)]
             case "required", list():
                 repaired[keyword] = [name for name in value if isinstance(name, str)]
             case "enum", list():
                 repaired[keyword] = value
-            case (("type" | "properties" | "required" | "enum"), _):
+            case (("type" | "properties" | "required" | "enum" | "nullable"), _):
                 continue
             case "default" | "const", _:
                 repaired[keyword] = value
             case _ if value is not None:
                 repaired[keyword] = value
+    if schema.get("nullable") is True:
+        _allow_null(repaired)
+    if "properties" in repaired and "required" not in repaired:
+        marked = [name for name, item in schema["properties"].items() if _says_required(item)]
+        repaired |= {"required": marked} if marked else {}
     return repaired
+
+
+def _says_required(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get("required") is True
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    if isinstance(schema.get("type"), str) and schema["type"] != "null":
+        schema["type"] = [schema["type"], "null"]
+    if "enum" in schema and None not in schema["enum"]:
+        schema["enum"] = [*schema["enum"], None]
 
 
 def python_type(text: str, depth: int = 0) -> dict[str, Any]:
     """The schema of a type as Python writes it, such as List[int], Optional[str] or Union[int, str].
 
-    What it does not know, it allows: {}. Tuples and sets are lists.
+    Round and angle brackets stand for square ones: list(string), array<string>. What it does not know, it allows: {}.
+    Tuples and sets are lists.
     """
+    text = text.translate(_SQUARE)
     if depth > _MAX_DEPTH or len(text) > _MAX_TYPE_LENGTH:
         return {}
     alternatives = split_outside_brackets(text, "|")
@@ -111,7 +135,7 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
     """Split at the separators that stand outside of all brackets."""
     parts, start, depth = [], 0, 0
     for index, char in enumerate(text):
-        depth += (char in "[(") - (char in "])")
+        depth += (char in "[(<") - (char in "])>")
         if char == separator and depth == 0:
             parts.append(text[start:index])
             start = index + 1

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.datasets.conversation import Conversation
-from toolrefine.datasets.fields import brief, id_of, list_of, object_of, read_calls, read_tools, text_of
+from toolrefine.datasets.fields import brief, id_of, list_of, object_of, read_calls, text_of
+from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
 from toolrefine.types import Sample
 
@@ -27,32 +28,34 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     yield from conversation.samples(tools, id_of(row, where), meta if isinstance(meta, dict) else {})
 
 
-def read_messages(value: Any) -> Conversation:
-    """A list of OpenAI messages.
+def read_messages(
+    value: Any, what: str = "messages", onto: Conversation | None = None, *, learn: bool = True
+) -> Conversation:
+    """A list of OpenAI messages, added onto a conversation where one is given; learn says whether to learn its answers.
 
     Raises:
         RowError: one does not fit the format, or there are too many.
     """
-    conversation = Conversation()
-    for index, item in enumerate(list_of(value, "messages")):
-        what = f"messages[{index}]"
-        turn = object_of(item, what)
-        content = text_of(turn.get("content"), f"{what}.content")
-        raw_calls = list_of(turn.get("tool_calls"), f"{what}.tool_calls")
+    conversation = onto or Conversation()
+    for index, item in enumerate(list_of(value, what)):
+        where = f"{what}[{index}]"
+        turn = object_of(item, where)
+        content = text_of(turn.get("content"), f"{where}.content")
+        raw_calls = list_of(turn.get("tool_calls"), f"{where}.tool_calls")
         if raw_calls and turn.get("role") != "assistant":
-            raise RowError(f"{what}: only assistant turns can have tool_calls")
+            raise RowError(f"{where}: only assistant turns can have tool_calls")
         match turn.get("role"):
             case "system" | "developer":
                 conversation.add("system", content)
             case "user":
                 conversation.add("user", content)
             case "assistant":
-                calls = read_calls(raw_calls, f"{what}.tool_calls")
-                call_ids = [object_of(call, what).get("id") for call in raw_calls]
-                conversation.add_answer(content, calls, call_ids, learn=turn.get("weight") != 0)
+                calls = read_calls(raw_calls, f"{where}.tool_calls")
+                call_ids = [object_of(call, where).get("id") for call in raw_calls]
+                conversation.add_answer(content, calls, call_ids, learn=learn and turn.get("weight") != 0)
             case "tool":
                 call_id = turn.get("tool_call_id")
                 conversation.add_result(content, call_id if isinstance(call_id, str) else None)
             case role:
-                raise RowError(f"{what}.role: must be system, user, assistant or tool, not {brief(role)}")
+                raise RowError(f"{where}.role: must be system, user, assistant or tool, not {brief(role)}")
     return conversation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,8 @@ class Quarantine:
         self.num_rows = 0
         self.first = ""
         """The first bad row: where it is and what is wrong."""
+        self.invalid_targets: dict[str, dict[str, int]] = {}
+        """Kind of fault -> how many samples were kept, repaired and quarantined."""
         self._file = file
 
     def add(self, file: str, line: int, reason: str) -> None:
@@ -30,6 +32,12 @@ class Quarantine:
             record = {"file": file, "line": line, "reason": reason}
             # Python's own escapes, since a reason may quote what cannot be encoded.
             self._file.write(json.dumps(record) + "\n")
+
+    def count_targets(self, outcomes: Iterable[tuple[str, str]]) -> None:
+        """Count what became of a sample with an invalid target: kinds of faults, each kept, repaired or quarantined."""
+        for kind, outcome in outcomes:
+            counts = self.invalid_targets.setdefault(kind, {})
+            counts[outcome] = counts.get(outcome, 0) + 1
 
 
 @contextmanager

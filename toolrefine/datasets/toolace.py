@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.datasets.conversation import Conversation
-from toolrefine.datasets.fields import brief, id_of, list_of, object_of, parse_json, read_tools, text_of
-from toolrefine.datasets.json_schema import repair_schema
+from toolrefine.datasets.fields import brief, id_of, list_of, object_of, split_results, text_of
+from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
 from toolrefine.formats import get_format
 from toolrefine.types import Outcome, Sample, Tool, ToolCall
@@ -62,7 +62,7 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
                 text, calls = _read_answer(text, tools, what)
                 conversation.add_answer(text, calls)
             case "tool":
-                for number, result in enumerate(_split_results(text, len(calls))):
+                for number, result in enumerate(split_results(text, len(calls))):
                     conversation.add_result(result, f"call_{number}")
             case role:
                 raise RowError(f"{what}.from: must be system, user, assistant or tool, not {brief(role)}")
@@ -82,7 +82,7 @@ def split_system(system: str) -> tuple[tuple[Tool, ...], str]:
             _, end = json.JSONDecoder().raw_decode(system, start.start())
         except (ValueError, RecursionError):
             continue
-        tools = read_tools(system[start.start() : end], repair_schema)
+        tools = read_tools(system[start.start() : end])
         rest = " ".join((system[: start.start()] + system[end:].removeprefix(".")).split())
         for instruction in _INSTRUCTIONS:
             rest = rest.replace(instruction, "")
@@ -99,14 +99,3 @@ def _read_answer(text: str, tools: tuple[Tool, ...], what: str) -> tuple[str, tu
     if odd or parsed.outcome is not Outcome.NO_CALL:
         raise RowError(f"{what}: its calls cannot be read: {brief(text)}")
     return text, ()
-
-
-def _split_results(text: str, num_calls: int) -> list[str]:
-    """The result of each call, or the whole text where it is not a list with one item a call."""
-    try:
-        results = parse_json(text, "results")
-    except RowError:
-        return [text]
-    if not isinstance(results, list) or len(results) != num_calls:
-        return [text]
-    return [result if isinstance(result, str) else json.dumps(result, ensure_ascii=False) for result in results]

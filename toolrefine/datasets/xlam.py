@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from toolrefine.datasets.fields import id_of, read_calls, read_tools, text_of
-from toolrefine.datasets.json_schema import python_type, repair_schema, split_outside_brackets
+from toolrefine.datasets.fields import id_of, read_calls, text_of
+from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
-from toolrefine.matching import schema_violation
-from toolrefine.types import Message, Sample, Tool, ToolCall
+from toolrefine.types import Message, Sample
 
 
 def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
@@ -28,40 +27,6 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     yield Sample(
         id=id_of(row, where),
         messages=(Message(role="user", content=text_of(row["query"], "query")),),
-        tools=read_tools(row["tools"], to_schema),
+        tools=read_tools(row["tools"]),
         target=Message(role="assistant", tool_calls=read_calls(row["answers"], "answers")),
     )
-
-
-def to_schema(parameters: dict[str, Any]) -> dict[str, Any]:
-    """JSON Schema of the arguments object.
-
-    A parameter is required unless it is marked optional or has a default. A default that its type does not allow,
-    such as "" for a number, says only that the parameter may be left out.
-    """
-    # A parameter may be called "type"; only as a keyword is its value text.
-    if isinstance(parameters.get("type"), str) and isinstance(parameters.get("properties"), dict):
-        return repair_schema(parameters)
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    for name, spec in parameters.items():
-        schema, is_required = _parameter(spec if isinstance(spec, dict) else {})
-        properties[name] = schema
-        if is_required:
-            required.append(name)
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def _parameter(spec: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    text = spec.get("type")
-    kind, *marks = split_outside_brackets(text, ",") if isinstance(text, str) else [""]
-    schema = python_type(kind) | repair_schema({key: value for key, value in spec.items() if key != "type"})
-    optional = "default" in spec or any("optional" in mark for mark in marks)
-    if "default" in schema and not _allows(schema, schema["default"]):
-        del schema["default"]
-    return schema, not optional
-
-
-def _allows(schema: dict[str, Any], value: Any) -> bool:
-    tool = Tool(name="tool", parameters={"type": "object", "properties": {"value": schema}})
-    return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool]) is None
