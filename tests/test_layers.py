@@ -14,8 +14,8 @@ LAYERS = [
     {"types", "config", "errors", "rundir", "seeds"},
     {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "chat", "models", "nano"},
     {"datasets", "engines", "training", "benchmarks"},
-    {"rollout", "refine", "evaluate"},
-    {"loop", "server", "report", "summary", "show", "progress"},
+    {"rollout", "refine", "evaluate", "curate"},
+    {"loop", "doctor", "server", "report", "summary", "show", "progress"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

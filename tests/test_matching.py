@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from formats.formats_strategies import calls_of_any_kind as call_lists
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import calls_of_any_kind as call_lists
 
 from toolrefine.config import MatchingConfig
 from toolrefine.matching import canonical_key, match, same_calls, schema_violation, score

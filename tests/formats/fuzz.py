@@ -1,6 +1,6 @@
 """Fuzzed strings through every parser: run by hand, since a million of them take minutes.
 
-python tests/formats/fuzz.py --strings 1000000
+    PYTHONPATH=tests python tests/formats/fuzz.py --strings 1000000
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import random
 import time
 
-from formats_strategies import SNIPPETS
+from strategies import SNIPPETS
 
 from toolrefine.formats import FORMATS
 from toolrefine.types import Outcome, Tool, ToolCall

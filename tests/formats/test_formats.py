@@ -6,9 +6,9 @@ import time
 
 import pytest
 from conftest import REAL_DATA
-from formats_strategies import SNIPPETS, calls_of_any_kind, rendered, tools_of
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import SNIPPETS, calls_of_any_kind, rendered, tools_of
 
 from toolrefine.errors import ConfigError, DataError
 from toolrefine.formats import FORMATS, Parsed, get_format

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from formats_strategies import SNIPPETS, calls_of_any_kind, rendered, tools_of
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import SNIPPETS, calls_of_any_kind, rendered, tools_of
 
 from toolrefine.formats import FORMATS, WireFormat
 from toolrefine.formats.stream import AnswerStream

@@ -1,0 +1,175 @@
+"""What the verbs share: options, the guard that turns errors into exit statuses, and how results are printed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from toolrefine.config import Dataset, PromptConfig
+    from toolrefine.rundir import Progress
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="auto, canonical, openai, trl, hermes, sharegpt, glaive, toolace, toolbench, apibank, xlam, or toolworld."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Rows to read, at most.")]
+ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
+Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
+TemplateKwargs = Annotated[
+    str, typer.Option(metavar="JSON", help='For the chat template, such as {"enable_thinking": false}.')
+]
+
+_debug = False
+
+
+def set_debug(on: bool) -> None:
+    """Show tracebacks and what the libraries say, or sentences alone."""
+    global _debug
+    _debug = on
+    if on:
+        import logging
+
+        logging.basicConfig(level=logging.INFO)
+
+
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn errors into one clear sentence and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from toolrefine.errors import ToolrefineError
+
+        try:
+            return command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except ToolrefineError as error:
+            if _debug:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.exit_status) from None
+        except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on from here", err=True)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if _debug:
+                raise
+            typer.echo(f"error: {type(error).__name__}: {error} (toolrefine --debug shows where)", err=True)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def make_dataset(source: str, format_name: str, limit: int | None, **toolworld: Any) -> Dataset:
+    """The data set that a command line names."""
+    from toolrefine.config import FileDataset, ToolworldDataset
+
+    if format_name == "toolworld":
+        return build(ToolworldDataset, format="toolworld", domain=source, size=limit or 1000, **toolworld)
+    return build(FileDataset, format=format_name, source=source, limit=limit)
+
+
+def make_prompt(style: str, template_kwargs: str) -> PromptConfig:
+    """The prompt settings that a command line names.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    from toolrefine.config import PromptConfig
+    from toolrefine.errors import ConfigError
+
+    try:
+        kwargs = json.loads(template_kwargs)
+    except ValueError as error:
+        raise ConfigError(f"--template-kwargs {template_kwargs}: not JSON: {error}") from None
+    return build(PromptConfig, style=style, template_kwargs=kwargs)
+
+
+def build(record: type[T], **fields: Any) -> T:
+    """A config record from command-line values.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    from pydantic import ValidationError
+
+    from toolrefine.config import describe
+    from toolrefine.errors import ConfigError
+
+    try:
+        return record(**fields)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def one_of(option: str, value: str, choices: Any) -> Any:
+    """The value of an option that must be one of a Literal's.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    from toolrefine.errors import ConfigError
+
+    if value not in get_args(choices):
+        raise ConfigError(f"{option} {value}: must be one of {', '.join(get_args(choices))}")
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def console() -> Console:
+    """Standard output, as wide as it is; wide enough for the table where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep progress bars and advice of the libraries off the screen, unless --debug asks for them."""
+    import warnings
+
+    if _debug:
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        yield
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Progress on standard error."""
+    from toolrefine.progress import RichProgress
+
+    with RichProgress() as progress:
+        yield progress
