@@ -24,7 +24,7 @@ test: install
 	$(BIN)/pytest
 
 fast: install
-	$(BIN)/pytest -m 'not e2e'
+	$(BIN)/pytest -n 2 -m 'not e2e and not slow'
 
 clean:
 	rm -rf .venv runs build

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a missing model is an error at once, not after a minute of retries
 
@@ -15,6 +16,10 @@ from transformers.utils import logging as transformers_logging
 from toolrefine.datasets.toolworld import generate
 from toolrefine.nano import NANO_DIR
 from toolrefine.types import Sample
+
+settings.register_profile("fast", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 transformers_logging.disable_progress_bar()
 

@@ -296,6 +296,7 @@ def test_a_reader_yields_samples_or_raises_row_error(format_name: str, data: st.
         schema_violation(sample.target.tool_calls, sample.tools)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the real data is not beside the repository")
 @pytest.mark.parametrize(
     ("name", "num_rows", "num_bad"), [("train", 11_851, 49), ("dev_seen_tools", 600, 1), ("dev_new_tools", 323, 0)]

@@ -1,6 +1,6 @@
 """Fuzzed strings through every parser: run by hand, since a million of them take minutes.
 
-    PYTHONPATH=tests python tests/formats/fuzz.py --strings 1000000
+PYTHONPATH=tests python tests/formats/fuzz.py --strings 1000000
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ def test_formats_are_found_by_name():
         get_format("xml")
 
 
+@pytest.mark.slow
 @formats
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data sets are not beside this repository")
 @pytest.mark.parametrize("name", ["train", "dev_seen_tools", "dev_new_tools"])

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from toolrefine.config import Dataset, ToolworldDataset
-from toolrefine.datasets import READERS, _detect, _rows, dataset_name, load_dataset
+from toolrefine.datasets import READERS, dataset_name, format_of, load_dataset, raw_rows
 from toolrefine.datasets.detect import NUM_ROWS
 from toolrefine.datasets.targets import find_violations
 from toolrefine.errors import DataError, RowError
@@ -110,14 +110,14 @@ def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     if isinstance(config, ToolworldDataset):
         yield from ((number, [sample]) for number, sample in enumerate(load_dataset(config), 1))
         return
-    name, rows, format_name = dataset_name(config), _rows(config), str(config.format)
+    name, rows, format_name = dataset_name(config), raw_rows(config), str(config.format)
     if format_name == "auto":
         first = list(islice(rows, NUM_ROWS))
         if not first:
             return
         rows = chain(first, rows)
         try:
-            format_name = _detect(first, name)
+            format_name = format_of(first, name)
         except DataError as error:  # then rows can at least be JSON or not
             yield first[0].line, RowError(str(error))
     for row in rows:

@@ -20,7 +20,17 @@ from toolrefine.datasets.toolworld import generate
 from toolrefine.errors import DataError, RowError
 from toolrefine.types import Sample
 
-__all__ = ["READERS", "Quarantine", "Reader", "dataset_name", "load_dataset", "load_pool", "open_quarantine"]
+__all__ = [
+    "READERS",
+    "Quarantine",
+    "Reader",
+    "dataset_name",
+    "format_of",
+    "load_dataset",
+    "load_pool",
+    "open_quarantine",
+    "raw_rows",
+]
 
 Reader = Callable[[dict[str, Any], str], Iterator[Sample]]
 """Turns a row into samples. The text says where the row stands and names samples without an id. Raises RowError."""
@@ -76,13 +86,13 @@ def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Itera
         return
     quarantine = quarantine or Quarantine()
     name = dataset_name(config)
-    rows = _rows(config)
+    rows = raw_rows(config)
     format_name: str = config.format
     if format_name == "auto":
         first = list(islice(rows, NUM_ROWS))
         if not first:
             return
-        format_name, rows = _detect(first, name), chain(first, rows)
+        format_name, rows = format_of(first, name), chain(first, rows)
     for row in rows:
         try:
             samples = list(READERS[format_name](row.read(), f"{name}:{row.line}"))
@@ -110,13 +120,23 @@ def dataset_name(config: Dataset) -> str:
     return name
 
 
-def _rows(config: FileDataset) -> Iterator[Row]:
+def raw_rows(config: FileDataset) -> Iterator[Row]:
+    """The rows of a data set as they stand there, between its offset and its limit.
+
+    Raises:
+        DataError: the source cannot be used at all.
+    """
     hub_name = config.source.removeprefix("hub:")
     rows = read_file(Path(hub_name)) if hub_name == config.source else read_hub(hub_name, config.split)
     return islice(rows, config.offset, None if config.limit is None else config.offset + config.limit)
 
 
-def _detect(rows: Sequence[Row], name: str) -> str:
+def format_of(rows: Sequence[Row], name: str) -> str:
+    """The format of a data set by its first rows.
+
+    Raises:
+        DataError: none fits, or two do.
+    """
     readable = []
     for row in rows:
         with suppress(RowError):

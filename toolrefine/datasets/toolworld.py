@@ -14,6 +14,7 @@ from typing import Any
 
 from toolrefine.datasets.toolworld_domains import Domain, WorldTool, get_domain, say_list, verb_phrases, words
 from toolrefine.datasets.toolworld_labels import make_wrong
+from toolrefine.matching import schema_violation
 from toolrefine.types import Message, Sample, ToolCall
 
 NUM_TOOLS = [1, 2, 2, 3, 3, 4, 5, 6]
@@ -72,11 +73,14 @@ def build_sample(domain: Domain, rng: Random, sample_id: str) -> Sample:
         turns, target, offered = _no_call(domain, rng, wanted[0], offered)
     else:
         turns, target = _calls(rng, wanted, clarify=several_turns and len(wanted) == 1)
+    tools = tuple(w.tool for w in offered)
+    if schema_violation([call for message in history for call in message.tool_calls], tools):
+        history = []  # what was called before is no longer offered
     messages = (*history, *turns)
     return Sample(
         id=sample_id,
         messages=messages,
-        tools=tuple(w.tool for w in offered),
+        tools=tools,
         target=target,
         source="toolworld",
         meta={"turns": sum(m.role == "user" for m in messages), "label": "ok"},
