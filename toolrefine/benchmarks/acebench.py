@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolrefine.types import Record
+from toolrefine.benchmarks.verdict import Verdict
 
 _COUNTER = re.compile(r"_\d+$")
 
@@ -42,14 +42,6 @@ _PHRASES = {
     "special_error_param": "There is incorrect value",
     "special_irrelevant": "the limitations of the function",
 }
-
-
-class Verdict(Record):
-    """Whether a prediction is right, and if not why."""
-
-    valid: bool
-    error_type: str = ""
-    """Empty where valid."""
 
 
 def check_normal(

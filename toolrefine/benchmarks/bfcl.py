@@ -23,9 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from toolrefine.benchmarks.acebench import Verdict
 from toolrefine.benchmarks.bfcl_decode import DecodeError, Language, decode_response
 from toolrefine.benchmarks.bfcl_values import java_value, javascript_value
+from toolrefine.benchmarks.verdict import Verdict
 
 __all__ = ["DecodeError", "check_calls", "decode_response", "language_of"]
 

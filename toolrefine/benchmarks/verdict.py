@@ -1,0 +1,13 @@
+"""What the checkers of benchmarks say."""
+
+from __future__ import annotations
+
+from toolrefine.types import Record
+
+
+class Verdict(Record):
+    """Whether a prediction is right, and if not why."""
+
+    valid: bool
+    error_type: str = ""
+    """Empty where valid."""
