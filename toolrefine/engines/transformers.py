@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -68,13 +69,15 @@ class TransformersEngine:
         fits = [len(tokens) + params.max_new_tokens <= self.max_positions for tokens in ids]
         order = sorted((i for i, fit in enumerate(fits) if fit), key=lambda i: len(ids[i]))
         answers: list[list[Completion]] = [[NO_ROOM] * n for _ in prompts]
-        size = max(1, self.config.max_batch_rows // n)
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            noise_rs = torch.from_numpy(np.concatenate([noise(prompts[i].id, n, params) for i in batch]))
-            rows = self._decode([ids[i] for i in batch], n, params, noise_rs.to(self.model.device))
-            for place, i in enumerate(batch):
-                answers[i] = [self._complete(prompts[i], *row) for row in rows[place * n : (place + 1) * n]]
+        width = min(n, self.config.max_batch_rows)
+        size = self.config.max_batch_rows // width
+        for start, first in itertools.product(range(0, len(order), size), range(0, n, width)):
+            batch, indices = order[start : start + size], range(first, min(first + width, n))
+            noise_rs = torch.from_numpy(np.concatenate([noise(prompts[i].id, indices, params) for i in batch]))
+            rows = self._decode([ids[i] for i in batch], len(indices), params, noise_rs.to(self.model.device))
+            for place, row in enumerate(rows):
+                i = batch[place // len(indices)]
+                answers[i][indices[place % len(indices)]] = self._complete(prompts[i], *row)
         return answers
 
     def _decode(
@@ -123,9 +126,9 @@ class TransformersEngine:
 NO_ROOM = Completion(text="", outcome=Outcome.TRUNCATED, num_tokens=0, mean_logprob=0.0)
 
 
-def noise(prompt_id: str, n: int, params: SamplingParams) -> np.ndarray[Any, Any]:
-    """Uniform numbers (n, max_new_tokens), a pure function of seed, prompt id, completion index and step."""
-    keys = [derive_seed(params.seed, prompt_id, index) for index in range(n)]
+def noise(prompt_id: str, indices: Sequence[int], params: SamplingParams) -> np.ndarray[Any, Any]:
+    """Uniform numbers (indices, max_new_tokens), a pure function of seed, prompt id, completion index and step."""
+    keys = [derive_seed(params.seed, prompt_id, index) for index in indices]
     return np.stack([np.random.Generator(np.random.Philox(key)).random(params.max_new_tokens) for key in keys])
 
 
