@@ -27,6 +27,8 @@ def imports(path: Path, *, at_top: bool) -> Iterator[str]:
     for node in tree.body if at_top else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "toolrefine":
+            yield from (f"toolrefine.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
 
