@@ -123,7 +123,7 @@ def test_a_server_with_the_same_prompts_agrees(
 ) -> None:
     monkeypatch.setattr(Server, "has_tokenize", has_tokenize)
     chat = Chat(load_tokenizer(Checkpoint(model="nano")), PromptConfig(style=style))
-    findings = compare_with_server(chat, f"{server}/v1")
+    findings = compare_with_server(chat, f"{server}/v1", "nano")
     assert [finding.status for finding in findings] == ["ok"] * len(CONVERSATIONS)
 
 

@@ -12,7 +12,7 @@ import httpx2
 from toolrefine.chat import Chat
 from toolrefine.config import PromptConfig
 from toolrefine.errors import TemplateError, WorkError
-from toolrefine.models import generation_eos_ids, load_tokenizer
+from toolrefine.models import generation_eos_ids, load_tokenizer, resolve_model
 from toolrefine.types import Checkpoint, Example, Message, Record, Tool, ToolCall
 
 TOOLS = (
@@ -113,7 +113,7 @@ def diagnose(
     findings += [_learn(chat, name, *conversation) for name, conversation in CONVERSATIONS.items()]
     findings.append(_descriptions(chat))
     if server is not None:
-        findings += compare_with_server(chat, server)
+        findings += compare_with_server(chat, server, model)
     return Diagnosis(model=model, format=chat.format.name, findings=tuple(findings))
 
 
@@ -157,8 +157,8 @@ def _shows(prompt: str, text: str) -> bool:
     return text in prompt or json.dumps(text)[1:-1] in prompt
 
 
-def compare_with_server(chat: Chat, server: str) -> list[Finding]:
-    """Compare the prompt's tokens here with those that a server makes of the same conversation.
+def compare_with_server(chat: Chat, server: str, model: str) -> list[Finding]:
+    """Compare the prompt's tokens here with those that a server of a model makes of the same conversation.
 
     A server with vLLM's /tokenize is asked for its tokens. Of others only their number is known, from the usage of a
     completion of one token.
@@ -169,9 +169,9 @@ def compare_with_server(chat: Chat, server: str) -> list[Finding]:
     base = server.rstrip("/").removesuffix("/v1")
     try:
         with httpx2.Client(base_url=base, timeout=120.0) as client:
-            model = client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
+            served = _served_name(client, model)
             return [
-                _compare(client, model, chat, f"server: {name}", messages)
+                _compare(client, served, chat, f"server: {name}", messages)
                 for name, (messages, _) in CONVERSATIONS.items()
             ]
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
@@ -179,6 +179,14 @@ def compare_with_server(chat: Chat, server: str) -> list[Finding]:
             f"server {server}: cannot be asked: {type(error).__name__}: {error}; "
             "give the URL of an OpenAI-compatible server, such as http://localhost:8000"
         ) from error
+
+
+def _served_name(client: httpx2.Client, model: str) -> str:
+    """What the server calls the model: its own first name for it, or ours where it lists none."""
+    reply = client.get("/v1/models")
+    listed = [entry["id"] for entry in reply.json()["data"]] if reply.is_success else []
+    name = resolve_model(model)
+    return name if name in listed or not listed else str(listed[0])
 
 
 def _compare(client: httpx2.Client, model: str, chat: Chat, check: str, messages: Sequence[Message]) -> Finding:
