@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -38,14 +39,32 @@ TemplateKwargs = Annotated[
 _debug = False
 
 
+class Messages(logging.Handler):
+    """What toolrefine has found out or chosen, on standard error, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message that has not been printed yet."""
+        text = record.getMessage()
+        if text not in self._said:
+            self._said.add(text)
+            typer.echo(text, err=True)
+
+
 def set_debug(on: bool) -> None:
-    """Show tracebacks and what the libraries say, or sentences alone."""
+    """Show tracebacks and what the libraries say, or toolrefine's own sentences alone."""
     global _debug
     _debug = on
     if on:
-        import logging
-
         logging.basicConfig(level=logging.INFO)
+        return
+    log = logging.getLogger("toolrefine")
+    log.handlers = [Messages()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
@@ -159,10 +178,10 @@ def quiet_libraries() -> Iterator[None]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
         yield
 
 

@@ -37,7 +37,7 @@ class TransformersEngine:
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        log.info("engine: %s, calls as %s", type(self.decoder).__name__, self.chat.format.name)
+        log.info("calls are written as %s; decoding: %s", self.chat.format.name, type(self.decoder).__name__)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: EngineConfig, prompt: PromptConfig) -> TransformersEngine:
