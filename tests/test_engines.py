@@ -9,12 +9,13 @@ import torch
 from conftest import make_tiny_model
 from transformers import AutoModelForCausalLM
 
-from toolrefine.config import EngineConfig, PromptConfig
+from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.transformers import TransformersEngine, choose, noise
+from toolrefine.refine import refine
 from toolrefine.rollout import to_prompt
-from toolrefine.types import Checkpoint, Outcome, Sample
+from toolrefine.types import Checkpoint, Outcome, Refinement, Sample
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
 SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=24, seed=5)
@@ -55,7 +56,7 @@ def test_logprobs_are_those_of_a_full_forward(tiny_model: Path, samples: list[Sa
     prompts = [engine.chat.prompt_ids(sample.messages, sample.tools) for sample in samples[:6]]
     noise_rs = torch.from_numpy(np.concatenate([noise(sample.id, range(3), SAMPLED) for sample in samples[:6]]))
     with torch.inference_mode():
-        rows = engine._decode(prompts, 3, SAMPLED, noise_rs)
+        rows = engine._decode(engine.decoder.prefill(prompts, 3), 3, SAMPLED, noise_rs)
     assert len({len(ids) for ids, _ in rows}) > 1  # some rows ended early, so that rows were dropped
     for place, (ids, logprob) in enumerate(rows):
         assert logprob == pytest.approx(reference_logprob(engine, prompts[place // 3], ids), abs=1e-4)
@@ -111,3 +112,34 @@ def test_a_prompt_without_room_for_an_answer_is_data(tiny_model: Path, samples: 
     engine.max_positions = 30
     ((completion,),) = engine.sample([to_prompt(samples[0])], 1, GREEDY)
     assert (completion.outcome, completion.num_tokens) == (Outcome.TRUNCATED, 0)
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Llama"])
+def test_refinement_goes_on_from_what_the_draft_has_computed(
+    tmp_path: Path, samples: list[Sample], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tiny_model(tmp_path / family, family)
+    prompts = [to_prompt(sample) for sample in samples[:12]]
+
+    def refined(prefix_cache_gb: float) -> tuple[list[Refinement], int]:
+        engine = load(path, max_batch_rows=5, prefix_cache_gb=prefix_cache_gb)
+        num_tokens = 0
+        forward = engine.model.model.forward
+
+        def count(input_ids: torch.Tensor, **options: Any) -> Any:
+            nonlocal num_tokens
+            num_tokens += input_ids.numel() if input_ids.shape[1] > 1 else 0
+            return forward(input_ids=input_ids, **options)
+
+        monkeypatch.setattr(engine.model.model, "forward", count)
+        return refine(engine, prompts, RefinementConfig(max_rounds=3), PromptConfig(), GREEDY), num_tokens
+
+    (reused, few), (rebuilt, many) = refined(4.0), refined(0.0)
+    assert [[c.text for c in answers.rounds] for answers in reused] == [
+        [c.text for c in answers.rounds] for answers in rebuilt
+    ]
+    for ours, theirs in zip(reused, rebuilt, strict=True):
+        for a, b in zip(ours.rounds, theirs.rounds, strict=True):
+            assert a.mean_logprob == pytest.approx(b.mean_logprob, abs=1e-5)
+    assert max(len(answers.rounds) for answers in reused) > 2
+    assert few < 0.75 * many

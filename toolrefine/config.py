@@ -113,6 +113,8 @@ class EngineConfig(Record):
     """auto: bfloat16 on a GPU, float32 on a CPU."""
     max_batch_rows: int = Field(default=128, ge=1)
     """Sequences decoded at once."""
+    prefix_cache_gb: float = Field(default=4.0, ge=0.0)
+    """Memory for the keys and values of drafts' prompts, which the refinement round then need not compute again."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
 

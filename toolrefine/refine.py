@@ -42,7 +42,10 @@ def refine(
 def refinement_prompt(prompt: Prompt, answer: Completion, number: int, config: PromptConfig) -> Prompt:
     """The prompt of round `number`: what was asked, the latest answer, and the request to refine it."""
     return Prompt(
-        id=f"{prompt.id}/round-{number}", messages=refine_messages(prompt.messages, answer, config), tools=prompt.tools
+        id=f"{prompt.id}/round-{number}",
+        messages=refine_messages(prompt.messages, answer, config),
+        tools=prompt.tools,
+        extends=prompt.id if number == 1 else f"{prompt.id}/round-{number - 1}",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import AttentionInterface, Cache, DynamicCache
@@ -23,11 +23,37 @@ PREFILL_TOKENS = defaultdict(lambda: 65_536, cpu=2_048)
 to three times slower a token), and what keeps a GPU busy without filling its memory."""
 
 
+MIN_SHARED_TOKENS = 32
+"""Shorter beginnings are not worth looking up."""
+
+
+class Prefix(NamedTuple):
+    """A prompt that has been prefilled."""
+
+    ids: list[int]
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    """For each layer keys (H, D, P) and values (H, P, D), where P may exceed the prompt."""
+
+    def num_shared(self, ids: Sequence[int]) -> int:
+        """How many tokens at the beginning of another prompt need no prefill; one at least is left to compute."""
+        differ = (place for place, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b)
+        return min(next(differ, min(len(self.ids), len(ids))), len(ids) - 1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+
+
 class Decoder(Protocol):
     """Prefills once, then steps all rows together."""
 
-    def prefill(self, prompts: list[list[int]], n: int) -> torch.Tensor:
-        """Logits (B, V) after each prompt."""
+    def prefill(self, prompts: list[list[int]], n: int, known: Sequence[Prefix | None] = ()) -> torch.Tensor:
+        """Logits (B, V) after each prompt. known are prompts that begin like these, one for each, or none at all."""
+        ...
+
+    def prefixes(self) -> list[Prefix]:
+        """What has just been prefilled, for prompts that will go on from it; before the first step. May be empty."""
         ...
 
     def step(self, tokens_r: torch.Tensor) -> torch.Tensor:
@@ -68,14 +94,32 @@ class SharedPrefixCache(Cache):
 
         Keys are kept transposed: small products with a transposed view are several times slower on a CPU.
         """
-        b, h, p, d = prompts.layers[0].keys.shape
-        if not self.prefix:
-            zeros, num_prompts = prompts.layers[0].keys.new_zeros, self.bias.shape[0]
-            shapes = (num_prompts, h, d, self.num_prefix), (num_prompts, h, self.num_prefix, d)
-            self.prefix = [(zeros(shapes[0]), zeros(shapes[1])) for _ in prompts.layers]
+        self._make_room(prompts)
+        b, _, p, _ = prompts.layers[0].keys.shape
         for (keys, values), layer in zip(self.prefix, prompts.layers, strict=True):
             keys[start : start + b, :, :, :p] = layer.keys.transpose(2, 3)
             values[start : start + b, :, :p] = layer.values
+
+    def extend(self, start: int, known: Sequence[Prefix], nums_shared: Sequence[int], rests: DynamicCache) -> None:
+        """Copy the shared beginnings of the prompts from `start` on, and behind each its rest (b, H, t, D)."""
+        self._make_room(rests)
+        for row, (prefix, shared) in enumerate(zip(known, nums_shared, strict=True)):
+            places = slice(shared, shared + rests.layers[0].keys.shape[2])
+            for (keys, values), (old_keys, old_values), rest in zip(
+                self.prefix, prefix.layers, rests.layers, strict=True
+            ):
+                room = keys[start + row, :, :, places].shape[-1]
+                keys[start + row, :, :, :shared] = old_keys[:, :, :shared]
+                values[start + row, :, :shared] = old_values[:, :shared]
+                keys[start + row, :, :, places] = rest.keys[row, :, :room].transpose(1, 2)
+                values[start + row, :, places] = rest.values[row, :, :room]
+
+    def _make_room(self, like: DynamicCache) -> None:
+        if not self.prefix:
+            _, h, _, d = like.layers[0].keys.shape
+            zeros, num_prompts = like.layers[0].keys.new_zeros, self.bias.shape[0]
+            shapes = (num_prompts, h, d, self.num_prefix), (num_prompts, h, self.num_prefix, d)
+            self.prefix = [(zeros(shapes[0]), zeros(shapes[1])) for _ in like.layers]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -127,13 +171,17 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     shared_prefix: SharedPrefixCache | None = None,
+    beginnings: Beginnings | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of n rows a prompt over the prompt's one copy of keys and values, and over what each row sampled.
 
     query (R, H G, 1, D), key and value (R, H, S, D). The n G queries of a prompt are stacked, so that the prefix takes
-    one product a head. Without a shared prefix this is plain causal attention: the prefill.
+    one product a head. Without a shared prefix this is plain causal attention: the prefill, of whole prompts or of what
+    follows their known beginnings.
     """
+    if beginnings is not None:
+        return _attend_behind(beginnings, module.layer_idx, query, key, value, scaling), None
     if shared_prefix is None:
         out = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
@@ -156,6 +204,61 @@ def shared_prefix_attention(
     return out.reshape(b * n, 1, h * g, d), None
 
 
+class Beginnings:
+    """Known beginnings of some prompts, padded to one length C."""
+
+    def __init__(self, known: Sequence[Prefix], nums_shared: Sequence[int]) -> None:
+        longest, device = max(nums_shared), known[0].layers[0][0].device
+        lengths_b = torch.tensor(nums_shared, device=device)
+        padding = torch.arange(longest, device=device) >= lengths_b[:, None]
+        self.bias = torch.zeros(padding.shape, device=device).masked_fill_(padding, -torch.inf)[:, None, None]
+        self.layers = [
+            (
+                torch.stack([_padded(prefix.layers[layer][0], longest, 2) for prefix in known]),
+                torch.stack([_padded(prefix.layers[layer][1], longest, 1) for prefix in known]),
+            )
+            for layer in range(len(known[0].layers))
+        ]
+
+
+def _padded(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """The first `length` places along a dimension, with zeros behind where there are fewer."""
+    have = min(length, tensor.shape[dim])
+    padding = list(tensor.shape)
+    padding[dim] = length - have
+    return torch.cat([tensor.narrow(dim, 0, have), tensor.new_zeros(padding)], dim)
+
+
+def _attend_behind(
+    beginnings: Beginnings,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Causal attention of T tokens a prompt over the prompt's known beginning and each other: (b, T, H G, D).
+
+    query (b, H G, T, D), key and value (b, H, T, D).
+    """
+    known_keys, known_values = beginnings.layers[layer]
+    b, h, t, d = key.shape
+    g = query.shape[1] // h
+    query = query.reshape(b, h, g * t, d) * (d**-0.5 if scaling is None else scaling)
+    later = torch.ones((t, t), dtype=torch.bool, device=query.device).triu_(1).repeat(g, 1)
+    scores = torch.cat(
+        [
+            (query @ known_keys).float() + beginnings.bias,
+            (query @ key.transpose(2, 3)).float().masked_fill_(later, -torch.inf),
+        ],
+        dim=-1,
+    )
+    weights = scores.softmax(dim=-1).to(value.dtype)
+    c = known_keys.shape[-1]
+    out = weights[..., :c] @ known_values + weights[..., c:] @ value
+    return out.view(b, h * g, t, d).transpose(1, 2)
+
+
 AttentionInterface.register(ATTENTION, shared_prefix_attention)
 
 
@@ -165,28 +268,55 @@ class SharedPrefixDecoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.cache: SharedPrefixCache
+        self.prompts: list[list[int]]
         self.lengths_b: torch.Tensor
 
-    def prefill(self, prompts: list[list[int]], n: int) -> torch.Tensor:
-        """Right padding and causal attention: no mask is needed, what follows a prompt's end is never looked at."""
+    def prefill(self, prompts: list[list[int]], n: int, known: Sequence[Prefix | None] = ()) -> torch.Tensor:
+        """Right padding and causal attention: no mask is needed, what follows a prompt's end is never looked at.
+
+        Where every prompt has a known beginning, only the rest is computed.
+        """
         device = self.model.device
+        self.prompts = prompts
         self.lengths_b = torch.tensor([len(ids) for ids in prompts], device=device)
         self.cache = SharedPrefixCache(self.lengths_b, n)
+        prefixes = [prefix for prefix in known if prefix is not None]
+        shared = [prefix.num_shared(ids) for prefix, ids in zip(prefixes, prompts, strict=False)]
+        if len(prefixes) < len(prompts) or min(shared) < MIN_SHARED_TOKENS:
+            prefixes, shared = [], [0] * len(prompts)
         logits: list[torch.Tensor] = []
         start = 0
-        for part in parts(prompts, PREFILL_TOKENS[device.type]):
-            ends = self.lengths_b[start : start + len(part)] - 1
+        rests = [ids[num:] for ids, num in zip(prompts, shared, strict=True)]
+        for part in parts(rests, PREFILL_TOKENS[device.type]):
+            places = slice(start, start + len(part))
             ids_bp = torch.zeros((len(part), max(map(len, part))), dtype=torch.long)
             for row, ids in enumerate(part):
                 ids_bp[row, : len(ids)] = torch.tensor(ids)
+            positions = torch.tensor(shared[places])[:, None] + torch.arange(ids_bp.shape[1])
+            beginnings = {"beginnings": Beginnings(prefixes[places], shared[places])} if prefixes else {}
             prefilled = DynamicCache()
             hidden = self.model.model(
-                input_ids=ids_bp.to(device), past_key_values=prefilled, use_cache=True
+                input_ids=ids_bp.to(device),
+                position_ids=positions.to(device),
+                past_key_values=prefilled,
+                use_cache=True,
+                **beginnings,
             ).last_hidden_state
+            ends = torch.tensor([len(ids) - 1 for ids in part], device=device)
             logits.append(self.model.lm_head(hidden[torch.arange(len(part), device=device), ends]))
-            self.cache.fill(start, prefilled)
+            if prefixes:
+                self.cache.extend(start, prefixes[places], shared[places], prefilled)
+            else:
+                self.cache.fill(start, prefilled)
             start += len(part)
         return torch.cat(logits)
+
+    def prefixes(self) -> list[Prefix]:
+        """See Decoder. They are views of this batch's tensors, which stay in memory with them."""
+        return [
+            Prefix(ids, [(keys[row], values[row]) for keys, values in self.cache.prefix])
+            for row, ids in enumerate(self.prompts)
+        ]
 
     def step(self, tokens_r: torch.Tensor) -> torch.Tensor:
         """See Decoder."""
@@ -216,8 +346,8 @@ class ExpandedDecoder:
         self.mask: torch.Tensor
         self.n = 1
 
-    def prefill(self, prompts: list[list[int]], n: int) -> torch.Tensor:
-        """Left padding, so that every row goes on at the same place."""
+    def prefill(self, prompts: list[list[int]], n: int, known: Sequence[Prefix | None] = ()) -> torch.Tensor:
+        """Left padding, so that every row goes on at the same place. Known prompts are computed anew."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts], device=self.model.device)
         self.mask = torch.tensor(
@@ -238,6 +368,10 @@ class ExpandedDecoder:
             self.cache.batch_repeat_interleave(n)
         self.mask = self.mask.repeat_interleave(n, dim=0)
         return logits
+
+    def prefixes(self) -> list[Prefix]:
+        """None: see Decoder."""
+        return []
 
     def step(self, tokens_r: torch.Tensor) -> torch.Tensor:
         """See Decoder."""

@@ -13,7 +13,7 @@ import torch
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import SamplingParams
-from toolrefine.engines.decoding import make_decoder
+from toolrefine.engines.decoding import Prefix, make_decoder
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.seeds import derive_seed
 from toolrefine.types import Checkpoint, Completion, Outcome, Prompt
@@ -36,6 +36,7 @@ class TransformersEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
+        self.prefixes: dict[str, Prefix] = {}
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         log.info("calls are written as %s; decoding: %s", self.chat.format.name, type(self.decoder).__name__)
 
@@ -54,7 +55,7 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model's memory."""
-        del self.model, self.decoder
+        del self.model, self.decoder, self.prefixes
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -63,7 +64,8 @@ class TransformersEngine:
         """See Engine. A prompt that leaves no room for an answer gives TRUNCATED completions without tokens.
 
         What is batched together depends on the prompts of this call alone: prompts are ordered by length and cut
-        into batches of at most max_batch_rows rows.
+        into batches of at most max_batch_rows rows. The keys and values of a call with n = 1 are kept for prompts of
+        the next call that extend its prompts.
         """
         ids = [self.chat.prompt_ids(prompt.messages, prompt.tools) for prompt in prompts]
         fits = [len(tokens) + params.max_new_tokens <= self.max_positions for tokens in ids]
@@ -71,24 +73,32 @@ class TransformersEngine:
         answers: list[list[Completion]] = [[NO_ROOM] * n for _ in prompts]
         width = min(n, self.config.max_batch_rows)
         size = self.config.max_batch_rows // width
+        known, self.prefixes = self.prefixes, {}
+        room = self.config.prefix_cache_gb * 2**30 if n == 1 else 0
         for start, first in itertools.product(range(0, len(order), size), range(0, n, width)):
             batch, indices = order[start : start + size], range(first, min(first + width, n))
             noise_rs = torch.from_numpy(np.concatenate([noise(prompts[i].id, indices, params) for i in batch]))
-            rows = self._decode([ids[i] for i in batch], len(indices), params, noise_rs.to(self.model.device))
+            beginnings = [known.get(prompts[i].extends or "") for i in batch]
+            logits = self.decoder.prefill([ids[i] for i in batch], len(indices), beginnings)
+            if room > 0:
+                prefilled = dict(zip([prompts[i].id for i in batch], self.decoder.prefixes(), strict=False))
+                room -= sum(prefix.num_bytes for prefix in prefilled.values())
+                self.prefixes |= prefilled if room >= 0 else {}
+            rows = self._decode(logits, len(indices), params, noise_rs.to(self.model.device))
             for place, row in enumerate(rows):
                 i = batch[place // len(indices)]
                 answers[i][indices[place % len(indices)]] = self._complete(prompts[i], *row)
         return answers
 
     def _decode(
-        self, prompts: list[list[int]], n: int, params: SamplingParams, noise_rs: torch.Tensor
+        self, logits_bv: torch.Tensor, n: int, params: SamplingParams, noise_rs: torch.Tensor
     ) -> list[tuple[list[int], float]]:
-        """Sampled ids of each row, the end-of-turn token included, and the sum of their log-probabilities."""
-        tokens: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+        """Sampled ids of each row behind its prompt, the end-of-turn token included, and their log-probability."""
+        tokens: list[list[int]] = [[] for _ in range(len(logits_bv) * n)]
         logprobs = [0.0] * len(tokens)
         rows_bn = torch.arange(len(tokens)).view(-1, n)
         finished = [False] * len(tokens)
-        logits = self.decoder.prefill(prompts, n).repeat_interleave(n, dim=0)
+        logits = logits_bv.repeat_interleave(n, dim=0)
         for step in range(params.max_new_tokens):
             rows = rows_bn.flatten().tolist()
             chosen, logprob = choose(logits, noise_rs[rows, step], params)
