@@ -106,7 +106,8 @@ Dataset = Annotated[
 class EngineConfig(Record):
     """What samples completions."""
 
-    kind: Literal["transformers"] = "transformers"
+    kind: Literal["transformers", "openai"] = "transformers"
+    """transformers: in this process. openai: a server with OpenAI's API, such as vLLM's."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -117,6 +118,28 @@ class EngineConfig(Record):
     """Memory for the keys and values of drafts' prompts, which the refinement round then need not compute again."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
+    base_url: str = ""
+    """openai: the server, such as http://localhost:8000/v1. It must serve the model that is asked for."""
+    served_model: str = ""
+    """openai: what the server calls the model; by default the model's own name or folder."""
+    launch: str = ""
+    """openai: command that starts a server for each checkpoint, such as "vllm serve {model} --port {port}"."""
+    launch_s: float = Field(default=900.0, gt=0.0)
+    """openai: seconds that a started server may take until it answers."""
+    launch_log: str = "toolrefine-server.log"
+    """openai: what started servers write."""
+    api: Literal["auto", "tokens", "text", "chat"] = "auto"
+    """openai: how to ask, see toolrefine.engines.openai. auto: the first of these that the server understands."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """openai: environment variable with the key."""
+    concurrency: int = Field(default=32, ge=1)
+    """openai: requests at once."""
+    timeout_s: float = Field(default=600.0, gt=0.0)
+    """openai: seconds that one request may take."""
+    max_retries: int = Field(default=6, ge=0)
+    """openai: further attempts of a request that failed for a reason that may pass."""
+    retry_pause_s: float = Field(default=1.0, gt=0.0)
+    """openai: pause before the first further attempt; it doubles from one to the next."""
 
 
 class MatchingConfig(Record):

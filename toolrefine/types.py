@@ -102,8 +102,8 @@ class Completion(Record):
     outcome: Outcome
     num_tokens: int
     """Sampled tokens, the end-of-turn token included."""
-    mean_logprob: float
-    """Mean natural log-probability of those tokens at temperature 1."""
+    mean_logprob: float | None
+    """Mean natural log-probability of those tokens at temperature 1; None where a server does not tell."""
 
     def as_message(self) -> Message:
         """The completion as an assistant turn: its calls where it has any, else its raw text."""

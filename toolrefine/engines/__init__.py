@@ -47,15 +47,22 @@ class LazyEngine:
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
         """See Engine."""
         if self.engine is None:
-            from toolrefine.engines.transformers import TransformersEngine
-
-            self.engine = TransformersEngine.load(self.checkpoint, self.config, self.prompt)
+            self.engine = self._load()
         return self.engine.sample(prompts, n, params)
 
     def close(self) -> None:
         """See Engine."""
         if self.engine is not None:
             self.engine.close()
+
+    def _load(self) -> Engine:
+        if self.config.kind == "openai":
+            from toolrefine.engines.openai import OpenAIEngine
+
+            return OpenAIEngine.load(self.checkpoint, self.config, self.prompt)
+        from toolrefine.engines.transformers import TransformersEngine
+
+        return TransformersEngine.load(self.checkpoint, self.config, self.prompt)
 
 
 @contextmanager
