@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from conftest import REPO
 from fake_server import CALL, fake_server
 from transformers.utils.import_utils import is_serve_available
+from typer.testing import CliRunner
 
+from toolrefine.cli import app
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import SamplingParams, open_engine
 from toolrefine.engines.openai import OpenAIEngine
@@ -200,6 +203,15 @@ def test_the_server_ends_when_we_are_killed(tmp_path: Path) -> None:
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(pid)
+
+
+def test_evaluate_asks_a_server() -> None:
+    with fake_server(text="no") as (server, url):
+        arguments = ["evaluate", "museum", "--format", "toolworld", "--limit", "10", "--model", "nano", "--json"]
+        result = CliRunner().invoke(app, [*arguments, "--server", url, "--max-new-tokens", "16"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["arms"][0]["n"] == 10
+    assert len(server.bodies) == 10
 
 
 @pytest.mark.e2e

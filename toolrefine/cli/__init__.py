@@ -17,11 +17,13 @@ from toolrefine.cli.common import (
     Format,
     Limit,
     ModelName,
+    ServerURL,
     Style,
     TemplateKwargs,
     console,
     guarded,
     make_dataset,
+    make_engine,
     make_prompt,
     print_json,
     progress_bar,
@@ -93,12 +95,13 @@ def evaluate(
     limit: Limit = None,
     style: Style = "template",
     template_kwargs: TemplateKwargs = "{}",
+    server: ServerURL = None,
     max_new_tokens: MaxNewTokens = 512,
     out: Annotated[Path | None, typer.Option(help="Write each answer with its verdict to this JSONL file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on samples with known targets, greedily."""
-    from toolrefine.config import EngineConfig, RefinementConfig
+    from toolrefine.config import RefinementConfig
     from toolrefine.datasets import dataset_name, load_pool
     from toolrefine.engines import open_engine
     from toolrefine.evaluate import evaluate as run_evaluation
@@ -112,7 +115,7 @@ def evaluate(
     refinement = RefinementConfig(max_rounds=refine)
     with quiet_libraries(), progress_bar() as progress:
         samples = load_pool([dataset])
-        with open_engine(Checkpoint(model=model, adapter=adapter), EngineConfig(), prompt) as engine:
+        with open_engine(Checkpoint(model=model, adapter=adapter), make_engine(server), prompt) as engine:
             progress.begin("evaluate", len(samples))
             items = []
             for chunk in run_evaluation(0, 128, engine, samples, refinement, prompt, max_new_tokens=max_new_tokens):
@@ -139,13 +142,14 @@ def refine(
     limit: Limit = None,
     style: Style = "template",
     template_kwargs: TemplateKwargs = "{}",
+    server: ServerURL = None,
     max_new_tokens: MaxNewTokens = 512,
     as_json: AsJson = False,
 ) -> None:
     """Answer prompts with adaptive self-refinement: refine until the calls no longer change."""
     from collections import Counter
 
-    from toolrefine.config import EngineConfig, RefinementConfig
+    from toolrefine.config import RefinementConfig
     from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
@@ -162,7 +166,7 @@ def refine(
         quiet_libraries(),
         progress_bar() as progress,
         partial.open("w", encoding="utf-8") as lines,
-        open_engine(Checkpoint(model=model, adapter=adapter), EngineConfig(), prompt) as engine,
+        open_engine(Checkpoint(model=model, adapter=adapter), make_engine(server), prompt) as engine,
     ):
         progress.begin("refine", len(prompts))
         for start in range(0, len(prompts), 128):

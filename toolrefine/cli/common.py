@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolrefine.config import Dataset, PromptConfig
+    from toolrefine.config import Dataset, EngineConfig, PromptConfig
     from toolrefine.rundir import Progress
 
 P = ParamSpec("P")
@@ -32,6 +32,9 @@ Format = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Rows to read, at most.")]
 ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
 Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
+ServerURL = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Ask this OpenAI-compatible server of the model.")
+]
 TemplateKwargs = Annotated[
     str, typer.Option(metavar="JSON", help='For the chat template, such as {"enable_thinking": false}.')
 ]
@@ -121,6 +124,13 @@ def make_prompt(style: str, template_kwargs: str) -> PromptConfig:
     except ValueError as error:
         raise ConfigError(f"--template-kwargs {template_kwargs}: not JSON: {error}") from None
     return build(PromptConfig, style=style, template_kwargs=kwargs)
+
+
+def make_engine(server: str | None) -> EngineConfig:
+    """The engine that a command line names: a server, or this process."""
+    from toolrefine.config import EngineConfig
+
+    return EngineConfig(kind="openai", base_url=server) if server else EngineConfig()
 
 
 def build(record: type[T], **fields: Any) -> T:
