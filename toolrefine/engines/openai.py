@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import httpx2
@@ -263,7 +264,10 @@ def served_name(url: str, checkpoint: Checkpoint, config: EngineConfig) -> str:
         raise WorkError(
             f"server {url}: cannot be asked for its models: {error}; start it, or set engine.launch"
         ) from None
-    if own in listed or not listed:
+    for name in listed:
+        if name == checkpoint.model or Path(name).resolve() == Path(own).resolve():
+            return name
+    if not listed:
         return own
     raise RequestError(
         f"server {url}: serves {', '.join(listed)}, not {own}; set engine.served_model if that is the same model, or "
