@@ -122,6 +122,13 @@ def test_an_empty_target_gets_words() -> None:
     assert example.target.content == "Nothing fits."
 
 
+def test_replies_of_their_own_are_learned_on_request_only() -> None:
+    talking = sample(0).model_copy(update={"target": Message(role="assistant", content="Sorry, I sell no trains.")})
+    for own_replies, wanted in ((True, "Sorry, I sell no trains."), (False, "Nothing fits.")):
+        (example,) = direct_corpus([talking], PromptConfig(no_call_text="Nothing fits.", own_replies=own_replies))
+        assert example.target.content == wanted
+
+
 def test_wilson_agrees_with_published_values() -> None:
     low, high = wilson(81, 263)  # Newcombe 1998, table I, method 3
     assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))

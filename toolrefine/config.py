@@ -39,6 +39,9 @@ class PromptConfig(Record):
     """Passed to the chat template, such as {enable_thinking = false}."""
     no_call_text: str = "None of the tools fits this request."
     """Target text of samples that call no tool and bring no text of their own."""
+    own_replies: bool = True
+    """Learn the text of their own that such samples bring. False: no_call_text for all, because an answer without calls
+    is right whatever it says, and long replies outweigh the calls in the loss."""
     refine: str = "Check your answer. Repeat it if it is right, otherwise correct it."
     """The user turn that asks for a refinement."""
 

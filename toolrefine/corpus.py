@@ -76,8 +76,8 @@ def refine_messages(messages: Sequence[Message], draft: Completion, prompt: Prom
 
 
 def training_target(sample: Sample, prompt: PromptConfig) -> Message:
-    """Return the turn to learn: the gold one, with prompt.no_call_text where it says nothing."""
-    if sample.target.tool_calls or sample.target.content.strip():
+    """Return the turn to learn: the gold one, with prompt.no_call_text where it says nothing that is to be learned."""
+    if sample.target.tool_calls or (prompt.own_replies and sample.target.content.strip()):
         return sample.target
     return Message(role="assistant", content=prompt.no_call_text)
 
