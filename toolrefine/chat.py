@@ -101,7 +101,7 @@ class Chat:
         """
         text = self._apply(messages, tools, add_generation_prompt=True)
         for tool in tools:
-            if tool.name not in text and json.dumps(tool.name)[1:-1] not in text:
+            if not shows(text, tool.name):
                 raise TemplateError(
                     f"the chat template leaves the tool {tool.name!r} out of the prompt; set prompt.style=system"
                 )
@@ -137,7 +137,7 @@ class Chat:
         if not whole.startswith(prompt):
             raise self._changed_prompt(example.id)
         head, tail = self._tokenize(prompt), self._tokenize(whole[len(prompt) :])
-        end = next((index for index, token in enumerate(tail) if token in self.eos_ids), None)
+        end = self._end_of_turn(tail)
         if end is None:
             raise TemplateError(
                 f"{example.id}: the chat template does not end the answer with an end-of-turn token; a model trained "
@@ -186,8 +186,7 @@ class Chat:
         if PROBE_QUESTION[0].content not in prompt[:shared]:
             raise self._changed_prompt("a call")
         ids = self._tokenize(whole[shared:])
-        end = next((index for index, token in enumerate(ids) if token in self.eos_ids), None)
-        answer = self._decode(ids[:end])
+        answer = self._decode(ids[: self._end_of_turn(ids)])
         if PROBE_TOOLS[0].name not in answer:
             raise TemplateError("the chat template drops the calls of an assistant turn; set prompt.style=system")
         readers = [
@@ -261,6 +260,10 @@ class Chat:
                 turns.append({"role": role, "content": content})
         return turns
 
+    def _end_of_turn(self, ids: Sequence[int]) -> int | None:
+        """Where the first end-of-turn token is."""
+        return next((index for index, token in enumerate(ids) if token in self.eos_ids), None)
+
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -268,6 +271,11 @@ class Chat:
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+
+def shows(prompt: str, text: str) -> bool:
+    """Whether a text is in a prompt, as it is or with JSON's escapes."""
+    return text in prompt or json.dumps(text)[1:-1] in prompt
 
 
 def _turns(messages: Sequence[Message], style: CallStyle) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Literal
 
 import httpx2
 
-from toolrefine.chat import Chat
+from toolrefine.chat import Chat, shows
 from toolrefine.config import PromptConfig
 from toolrefine.errors import TemplateError, WorkError
 from toolrefine.models import generation_eos_ids, load_tokenizer, resolve_model
@@ -125,7 +124,7 @@ def _learn(chat: Chat, name: str, messages: tuple[Message, ...], target: Message
     except TemplateError as error:
         return Finding(check=name, status="error", text=str(error).removeprefix(f"{name}: "))
     prompt = chat.prompt_text(messages, TOOLS)
-    lost = [message.content for message in messages if not _shows(prompt, message.content)]
+    lost = [message.content for message in messages if not shows(prompt, message.content)]
     lost += [call.name for message in messages for call in message.tool_calls if prompt.count(call.name) < 2]
     if lost:
         return Finding(check=name, status="error", text=f"the template drops {lost[0]!r}; set prompt.style=system")
@@ -144,17 +143,12 @@ def _descriptions(chat: Chat) -> Finding:
     prompt = chat.prompt_text((_USER,), TOOLS)
     wanted = [tool.description for tool in TOOLS] + ["Where the journey starts."]
     wanted += [name for tool in TOOLS for name in tool.parameters["properties"]]
-    lost = [text for text in wanted if not _shows(prompt, text)]
+    lost = [text for text in wanted if not shows(prompt, text)]
     if lost:
         return Finding(
             check="tool schemas", status="warning", text=f"the prompt leaves out {', '.join(map(repr, lost))}"
         )
     return Finding(check="tool schemas", status="ok", text="names, descriptions and parameters are in the prompt")
-
-
-def _shows(prompt: str, text: str) -> bool:
-    """Whether a text is in the prompt, as it is or with JSON's escapes."""
-    return text in prompt or json.dumps(text)[1:-1] in prompt
 
 
 def compare_with_server(chat: Chat, server: str, model: str) -> list[Finding]:

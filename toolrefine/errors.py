@@ -4,6 +4,7 @@ ToolrefineError
 ├── RequestError          the request was wrong: exit status 2
 │   ├── ConfigError       a recipe or an override
 │   ├── DataError         a data source as a whole (a single bad row is quarantined instead)
+│   │   └── FormatError   a format that cannot be told from the first rows
 │   ├── TemplateError     a chat template that cannot be trained on or sampled from
 │   │   └── ExampleError  one example that the template cannot say (left out and counted)
 │   └── RunDirError       a run directory that does not fit the request
@@ -37,6 +38,10 @@ class DataError(RequestError):
 
 class RowError(ToolrefineError):
     """One row of a data source is bad. Readers raise it; loading turns it into a quarantined row."""
+
+
+class FormatError(DataError):
+    """The format of a data source cannot be told from its first rows."""
 
 
 class TemplateError(RequestError):

@@ -27,7 +27,8 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         ToolrefineError: see toolrefine.errors.
     """
     base = model = Checkpoint(model=config.model)  # M_0
-    check_template(base, config)
+    if not (run.path / POOL.path).exists():  # checked once, before the first of all work
+        check_template(base, config)
     pool = run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")  # D
     held_out = load_held_out(config, run)
     measure(base, config, run.iteration(0), held_out)

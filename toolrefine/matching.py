@@ -12,12 +12,11 @@ from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, T
 _MAX_SCHEMA_DEPTH = 64
 
 _BFCL = str.maketrans("'", '"', " ,./-_*^")
-"""How BFCL's checker normalises strings, beside lower case."""
 
 Accepted = dict[str, set[str | None]]
 """By argument: the keys of further values that are right."""
 
-_MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 """Where an object with a list of properties may have others."""
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
@@ -197,10 +196,15 @@ def _accepted(alternatives: Mapping[str, Sequence[Any]], tool: Tool | None, conf
     }
 
 
+def bfcl_string(text: str) -> str:
+    """A string as BFCL's checker compares it: without case, blanks and ,./-_*^, and with ' for "."""
+    return text.translate(_BFCL).lower()
+
+
 def _normalise(value: Any) -> Any:
     match value:
         case str():
-            return value.translate(_BFCL).lower()
+            return bfcl_string(value)
         case list():
             return [_normalise(item) for item in value]
         case dict():
@@ -277,12 +281,12 @@ def _difference(predicted: ToolCall, target: ToolCall, accepted: Accepted) -> tu
         return distance, Reason.MISSING_ARG
     if extra:
         return distance, Reason.EXTRA_ARG
-    if any(_type_name(ours[name]) != _type_name(theirs[name]) for name in wrong):
+    if any(type_name(ours[name]) != type_name(theirs[name]) for name in wrong):
         return distance, Reason.WRONG_TYPE
     return (distance, Reason.WRONG_VALUE) if wrong else None
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
     """Return the JSON type of a value; every number is a number."""
     match value:
         case bool():
@@ -307,7 +311,7 @@ def _violation(value: Any, schema: Any, where: str, depth: int) -> Violation | N
     wanted = schema.get("type")
     types = [name for name in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(name, str)]
     if types and all(name in _JSON_TYPES for name in types) and not any(has_type(value, name) for name in types):
-        return Violation("wrong_type", f"{what} must be of type {' or '.join(types)}, not {_type_name(value)}")
+        return Violation("wrong_type", f"{what} must be of type {' or '.join(types)}, not {type_name(value)}")
     choices = schema.get("enum")
     if isinstance(choices, list) and _key(value) not in map(_key, choices):
         return Violation("outside_enum", f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}")
@@ -331,7 +335,7 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
-    is_open = bool(schema.get("additionalProperties")) or not _MORE_PROPERTIES.isdisjoint(schema)
+    is_open = bool(schema.get("additionalProperties")) or not MORE_PROPERTIES.isdisjoint(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
             return Violation("unknown_argument", f"argument {prefix + name!r} is unknown")

@@ -32,10 +32,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolrefine.benchmarks.verdict import Verdict
+from toolrefine.matching import bfcl_string, type_name
 
 _COUNTER = re.compile(r"_\d+$")
-
-_NORMALISE = str.maketrans("'", '"', " ,./-_*^")
 
 _PHRASES = {
     "special_incomplete": "Missing necessary parameters",
@@ -135,10 +134,10 @@ def _call_error(arguments: Any, wanted: Mapping[str, Any], function: Mapping[str
 
 
 def _argument_error(value: Any, wanted: Any, schema_type: Any) -> str:
-    kind = _kind(value)
-    if wanted == [] or (kind != _kind(wanted) and kind != ("number" if schema_type == "integer" else schema_type)):
+    kind = type_name(value)
+    if wanted == [] or (kind != type_name(wanted) and kind != ("number" if schema_type == "integer" else schema_type)):
         return "type_error"
-    if kind == _kind(wanted) and (kind in ("number", "boolean") or _matches(value, wanted)):
+    if kind == type_name(wanted) and (kind in ("number", "boolean") or _matches(value, wanted)):
         return ""
     match wanted:
         case str():
@@ -154,11 +153,11 @@ def _argument_error(value: Any, wanted: Any, schema_type: Any) -> str:
 
 def _matches(value: Any, wanted: Any, *, whole: bool = False) -> bool:
     """Whether a value is gold's. A string must be the whole of gold's only where asked for, which is in lists."""
-    if _kind(value) != _kind(wanted):
+    if type_name(value) != type_name(wanted):
         return False
     match wanted:
         case str():
-            ours, theirs = _normalise(value), _normalise(wanted)
+            ours, theirs = bfcl_string(value), bfcl_string(wanted)
             return ours == theirs if whole else theirs in ours
         case list():
             pairs = zip(value, wanted, strict=False)
@@ -167,24 +166,3 @@ def _matches(value: Any, wanted: Any, *, whole: bool = False) -> bool:
             return value.keys() == wanted.keys() and all(_matches(value[name], wanted[name]) for name in wanted)
         case _:
             return bool(value == wanted)
-
-
-def _normalise(text: str) -> str:
-    return text.translate(_NORMALISE).lower()
-
-
-def _kind(value: Any) -> str:
-    """Return the JSON type of a value; every number is a number."""
-    match value:
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-        case dict():
-            return "object"
-        case _:
-            return "null"

@@ -26,6 +26,7 @@ from typing import Any
 from toolrefine.benchmarks.bfcl_decode import DecodeError, Language, decode_response
 from toolrefine.benchmarks.bfcl_values import java_value, javascript_value
 from toolrefine.benchmarks.verdict import Verdict
+from toolrefine.matching import bfcl_string
 
 __all__ = ["DecodeError", "check_calls", "decode_response", "language_of"]
 
@@ -82,8 +83,6 @@ _LISTS: dict[Language, tuple[str, ...]] = {
 _WRONG_FORMAT = "ast_decoder:decoder_wrong_output_format"
 
 _CONTAINERS = (dict, list, tuple, str)  # built once: a union of types costs more than the check
-
-_IGNORED = str.maketrans("", "", " ,./-_*^")
 
 
 def language_of(category: str) -> Language:
@@ -304,4 +303,4 @@ def _standard_items(items: Any) -> list[Any] | None:
 
 def _standardise(value: Any) -> Any:
     """Normalise a string; other values stay as they are."""
-    return value.translate(_IGNORED).lower().replace("'", '"') if type(value) is str else value
+    return bfcl_string(value) if type(value) is str else value

@@ -334,8 +334,7 @@ def usable(dataset: Dataset, bad: Quarantine) -> Iterator[Sample]:
         is_empty = False
         yield sample
     if is_empty:
-        problem = f"{bad.num_rows} bad rows, the first at {bad.first}" if bad.num_rows else "no rows"
-        raise DataError(f"{dataset_name(dataset)}: no usable sample: {problem}; check --format")
+        raise DataError(f"{dataset_name(dataset)}: no usable sample: {bad.problem}; check --format")
 
 
 def say_bad(bad: Quarantine) -> None:

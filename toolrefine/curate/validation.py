@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from toolrefine.config import Dataset, ToolworldDataset
-from toolrefine.datasets import READERS, dataset_name, format_of, load_dataset, raw_rows
-from toolrefine.datasets.detect import NUM_ROWS
+from toolrefine.datasets import load_dataset, raw_rows, read_rows
 from toolrefine.datasets.targets import find_violations
-from toolrefine.errors import DataError, RowError
-from toolrefine.matching import canonical_key, schema_violation
+from toolrefine.errors import FormatError, RowError
+from toolrefine.matching import MORE_PROPERTIES, canonical_key, schema_violation
 from toolrefine.types import Message, Record, Sample, Tool, ViolationKind
 
 _MAX_DEPTH = 64
-_MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 
 
 class Finding(Record):
@@ -110,23 +107,16 @@ def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     if isinstance(config, ToolworldDataset):
         yield from ((number, [sample]) for number, sample in enumerate(load_dataset(config), 1))
         return
-    name, rows, format_name = dataset_name(config), raw_rows(config), str(config.format)
-    if format_name == "auto":
-        first = list(islice(rows, NUM_ROWS))
-        if not first:
-            return
-        rows = chain(first, rows)
-        try:
-            format_name = format_of(first, name)
-        except DataError as error:  # then rows can at least be JSON or not
-            yield first[0].line, RowError(str(error))
-    for row in rows:
-        try:
-            values = row.read()
-            if format_name != "auto":
-                yield row.line, list(READERS[format_name](values, f"{name}:{row.line}"))
-        except RowError as error:
-            yield row.line, error
+    try:
+        yield from read_rows(config)
+    except FormatError as error:  # then rows can at least be JSON or not
+        for number, row in enumerate(raw_rows(config)):
+            if number == 0:
+                yield row.line, RowError(str(error))
+            try:
+                row.read()
+            except RowError as fault:
+                yield row.line, fault
 
 
 def _unreadable(message: str, format_name: str) -> _Problem:
@@ -186,7 +176,7 @@ def _schema_oddities(schema: Any, where: str, depth: int) -> Iterator[_Problem]:
         return
     properties = schema.get("properties", {})
     required = schema.get("required", [])
-    for name in required if _MORE_PROPERTIES.isdisjoint(schema) else []:
+    for name in required if MORE_PROPERTIES.isdisjoint(schema) else []:
         if name not in properties:
             message = f"{where}: required parameter {name!r} is not among its properties"
             yield _Problem("unknown_required", message, "Add it to properties, or take it out of required.")

@@ -25,11 +25,11 @@ __all__ = [
     "Quarantine",
     "Reader",
     "dataset_name",
-    "format_of",
     "load_dataset",
     "load_pool",
     "open_quarantine",
     "raw_rows",
+    "read_rows",
 ]
 
 Reader = Callable[[dict[str, Any], str], Iterator[Sample]]
@@ -69,9 +69,10 @@ def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> lis
         log.info("targets with %s: %s", kind, ", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     if not pool:
         names = ", ".join(map(dataset_name, configs)) or "no data sets"
-        problem = f"{bad.num_rows} bad rows, the first at {bad.first}" if bad.num_rows else "no rows"
         place = f"; all are listed in {quarantine}" if bad.num_rows and quarantine else ""
-        raise DataError(f"{names}: no usable sample: {problem}{place}; check the data set's format, offset and limit")
+        raise DataError(
+            f"{names}: no usable sample: {bad.problem}{place}; check the data set's format, offset and limit"
+        )
     return pool
 
 
@@ -86,26 +87,38 @@ def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Itera
         return
     quarantine = quarantine or Quarantine()
     name = dataset_name(config)
-    rows = raw_rows(config)
-    format_name: str = config.format
-    if format_name == "auto":
-        first = list(islice(rows, NUM_ROWS))
-        if not first:
-            return
-        format_name, rows = format_of(first, name), chain(first, rows)
-    for row in rows:
-        try:
-            samples = list(READERS[format_name](row.read(), f"{name}:{row.line}"))
-        except RowError as error:
-            quarantine.add(config.source, row.line, str(error))
+    for line, samples in read_rows(config):
+        if isinstance(samples, RowError):
+            quarantine.add(config.source, line, str(samples))
             continue
         for sample in samples:
             checked, outcomes, reason = check_target(sample, config.invalid_targets)
             quarantine.count_targets(outcomes.items())
             if checked is None:
-                quarantine.add(config.source, row.line, reason)
+                quarantine.add(config.source, line, reason)
             else:
                 yield checked if checked.source else checked.model_copy(update={"source": name})
+
+
+def read_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
+    """Each row of a data set: its line, and its samples, whose targets are not checked, or what is wrong with it.
+
+    Raises:
+        FormatError: under format = auto, no format fits, or two do. This comes before the first row.
+        DataError: the source cannot be used at all.
+    """
+    name, rows = dataset_name(config), raw_rows(config)
+    format_name: str = config.format
+    if format_name == "auto":
+        first = list(islice(rows, NUM_ROWS))
+        if not first:
+            return
+        format_name, rows = _detect(first, name), chain(first, rows)
+    for row in rows:
+        try:
+            yield row.line, list(READERS[format_name](row.read(), f"{name}:{row.line}"))
+        except RowError as error:
+            yield row.line, error
 
 
 def dataset_name(config: Dataset) -> str:
@@ -131,12 +144,7 @@ def raw_rows(config: FileDataset) -> Iterator[Row]:
     return islice(rows, config.offset, None if config.limit is None else config.offset + config.limit)
 
 
-def format_of(rows: Sequence[Row], name: str) -> str:
-    """The format of a data set by its first rows.
-
-    Raises:
-        DataError: none fits, or two do.
-    """
+def _detect(rows: Sequence[Row], name: str) -> str:
     readable = []
     for row in rows:
         with suppress(RowError):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from toolrefine.errors import DataError
+from toolrefine.errors import FormatError
 
 NUM_ROWS = 20
 """Rows to look at."""
@@ -19,10 +19,10 @@ def detect_format(rows: Sequence[dict[str, Any]], formats: Iterable[str], name: 
     """The one of some formats that the rows are in. Rows that show nothing either way are passed over.
 
     Raises:
-        DataError: no format fits, or rows fit different ones.
+        FormatError: no format fits, or rows fit different ones.
     """
     if not rows:
-        raise DataError(f"{name}: its format is not known: none of its first rows is a JSON object; check the file")
+        raise FormatError(f"{name}: its format is not known: none of its first rows is a JSON object; check the file")
     signs = [(format_name, sign) for row in rows for format_name, sign in signs_of(row)]
     counts = Counter(format_name for format_name, _ in signs)
     if len(counts) == 1:
@@ -32,9 +32,9 @@ def detect_format(rows: Sequence[dict[str, Any]], formats: Iterable[str], name: 
     choices = f"set format to one of {', '.join(formats)}"
     if counts:
         seen = " and ".join(f"{found} in {num_rows} ({dict(signs)[found]})" for found, num_rows in counts.items())
-        raise DataError(f"{name}: its format is not clear: the first {len(rows)} rows show {seen}; {choices}")
+        raise FormatError(f"{name}: its format is not clear: the first {len(rows)} rows show {seen}; {choices}")
     keys = ", ".join(sorted({key for row in rows for key in row})[:20]) or "none"
-    raise DataError(f"{name}: its format is not known: the first {len(rows)} rows have the keys {keys}; {choices}")
+    raise FormatError(f"{name}: its format is not known: the first {len(rows)} rows have the keys {keys}; {choices}")
 
 
 def signs_of(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.errors import RowError
@@ -145,6 +146,18 @@ def _text_part(part: Any, what: str) -> str:
     if not isinstance(text, str):
         raise RowError(f"{what}: must hold nothing but text, not {brief(part)}")
     return text
+
+
+def share_gpt_turns(value: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The turns of ShareGPT's conversations, each {"from", "value"}: where it stands, who speaks, and what.
+
+    Raises:
+        RowError: a turn is no object, or there is no list of them.
+    """
+    for index, item in enumerate(list_of(value, "conversations")):
+        what = f"conversations[{index}]"
+        turn = object_of(item, what)
+        yield what, turn.get("from"), turn.get("value")
 
 
 def name_of(spec: dict[str, Any], what: str) -> str:

@@ -18,10 +18,10 @@ from toolrefine.datasets.fields import (
     filled_lines,
     id_of,
     list_of,
-    object_of,
     parse_value,
     read_calls,
     sentences,
+    share_gpt_turns,
     text_of,
 )
 from toolrefine.datasets.tool_schema import parse_tools, read_tools
@@ -57,11 +57,9 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     listed = row.get("tools")
     tools: list[Any] = parse_tools(listed, "tools") if isinstance(listed, str) else list_of(listed, "tools")
     conversation = Conversation()
-    for index, item in enumerate(list_of(row.get("conversations"), "conversations")):
-        what = f"conversations[{index}]"
-        turn = object_of(item, what)
-        text = text_of(turn.get("value"), f"{what}.value")
-        match turn.get("from"):
+    for what, speaker, value in share_gpt_turns(row.get("conversations")):
+        text = text_of(value, f"{what}.value")
+        match speaker:
             case "system":
                 more, context = split_system(text, what)
                 tools = [*tools, *more]

@@ -23,6 +23,11 @@ class Quarantine:
         """Kind of fault -> how many samples were kept, repaired and quarantined."""
         self._file = file
 
+    @property
+    def problem(self) -> str:
+        """Why there may be no sample at all."""
+        return f"{self.num_rows} bad rows, the first at {self.first}" if self.num_rows else "no rows"
+
     def add(self, file: str, line: int, reason: str) -> None:
         """Put a row in quarantine; line counts from 1."""
         reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."

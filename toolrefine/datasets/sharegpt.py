@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.datasets.conversation import Conversation
-from toolrefine.datasets.fields import brief, id_of, list_of, object_of, parse_json, read_calls, split_results, text_of
+from toolrefine.datasets.fields import brief, id_of, parse_json, read_calls, share_gpt_turns, split_results, text_of
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
 from toolrefine.types import Sample
@@ -27,11 +27,8 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     if system := text_of(row.get("system"), "system"):
         conversation.add("system", system)
     num_calls = 0
-    for index, item in enumerate(list_of(row.get("conversations"), "conversations")):
-        what = f"conversations[{index}]"
-        turn = object_of(item, what)
-        value = turn.get("value")
-        match turn.get("from"):
+    for what, speaker, value in share_gpt_turns(row.get("conversations")):
+        match speaker:
             case "system":
                 conversation.add("system", text_of(value, f"{what}.value"))
             case "human" | "user":

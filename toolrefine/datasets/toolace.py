@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.datasets.conversation import Conversation
-from toolrefine.datasets.fields import brief, id_of, list_of, object_of, split_results, text_of
+from toolrefine.datasets.fields import brief, id_of, share_gpt_turns, split_results, text_of
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
 from toolrefine.formats import get_format
@@ -49,11 +49,9 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     if context:
         conversation.add("system", context)
     calls: tuple[ToolCall, ...] = ()
-    for index, item in enumerate(list_of(row.get("conversations"), "conversations")):
-        what = f"conversations[{index}]"
-        turn = object_of(item, what)
-        text = text_of(turn.get("value"), f"{what}.value")
-        match turn.get("from"):
+    for what, speaker, value in share_gpt_turns(row.get("conversations")):
+        text = text_of(value, f"{what}.value")
+        match speaker:
             case "system":
                 conversation.add("system", text)
             case "user":

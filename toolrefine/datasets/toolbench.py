@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolrefine.datasets.conversation import Conversation
-from toolrefine.datasets.fields import brief, id_of, list_of, object_of, parse_value, text_of
+from toolrefine.datasets.fields import brief, id_of, list_of, object_of, parse_value, share_gpt_turns, text_of
 from toolrefine.datasets.tool_schema import parse_tools, read_tools
 from toolrefine.errors import RowError
 from toolrefine.types import Sample, Tool, ToolCall
@@ -38,11 +38,9 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
     turns = list_of(row.get("conversations"), "conversations")
     tools: tuple[Tool, ...] = ()
     conversation = Conversation()
-    for index, item in enumerate(turns):
-        what = f"conversations[{index}]"
-        turn = object_of(item, what)
-        text = text_of(turn.get("value"), f"{what}.value")
-        match turn.get("from"):
+    for number, (what, speaker, value) in enumerate(share_gpt_turns(turns), 1):
+        text = text_of(value, f"{what}.value")
+        match speaker:
             case "system":
                 tools, context = split_system(text)
                 if context:
@@ -50,7 +48,7 @@ def read_row(row: dict[str, Any], where: str) -> Iterator[Sample]:
             case "user":
                 conversation.add("user", text.strip().removesuffix("Begin!").rstrip())
             case "assistant":
-                learn = index == len(turns) - 1 or not _STEP.match(row_id)
+                learn = number == len(turns) or not _STEP.match(row_id)
                 _add_answer(conversation, text, what, learn)
             case "function":
                 conversation.add_next_result(text)

@@ -93,13 +93,7 @@ def launch(checkpoint: Checkpoint, config: EngineConfig) -> Server:
         WorkError: the server ends, or does not get ready in time.
     """
     merged = tempfile.TemporaryDirectory(prefix="toolrefine-") if checkpoint.adapter else None
-    model = resolve_model(checkpoint.model)
-    if merged is not None:
-        model = merged.name
-        load_model(checkpoint, dtype="auto", device="cpu", trust_remote_code=config.trust_remote_code).save_pretrained(
-            model
-        )
-        load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code).save_pretrained(model)
+    model = merged.name if merged else resolve_model(checkpoint.model)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -107,6 +101,10 @@ def launch(checkpoint: Checkpoint, config: EngineConfig) -> Server:
         command = [word.format(model=model, port=port) for word in shlex.split(config.launch)]
     except (ValueError, KeyError, IndexError) as error:
         raise ConfigError(f"engine.launch: {error}; use {{model}} and {{port}} alone, and close every quote") from None
+    if merged:
+        trust = config.trust_remote_code
+        load_model(checkpoint, dtype="auto", device="cpu", trust_remote_code=trust).save_pretrained(model)
+        load_tokenizer(checkpoint, trust_remote_code=trust).save_pretrained(model)
     path = Path(config.launch_log)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -62,6 +62,7 @@ class OpenAIEngine:
         self.way: Way | None = None
         self.usage = {"requests": 0, "retries": 0, "prompt_tokens": 0, "completion_tokens": 0}
         """Totals since the engine was opened, as the server counts them."""
+        self._ends = chat.tokenizer.convert_ids_to_tokens(sorted(chat.eos_ids))
         self._lock = threading.Lock()
         key = os.environ.get(config.api_key_env, "")
         self.client = httpx2.Client(
@@ -106,10 +107,11 @@ class OpenAIEngine:
         """
         if not prompts:
             return []
-        answers = []
-        if self.way is None:
-            answers.append(self._find_way(prompts[0], n, params))
-        way = self.way or "chat"
+        answers, way = [], self.way
+        if way is None:
+            way, answer = self._find_way(prompts[0], n, params)
+            self.way = way
+            answers.append(answer)
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             jobs = [pool.submit(self._answer, way, prompt, n, params) for prompt in prompts[len(answers) :]]
             try:
@@ -119,7 +121,8 @@ class OpenAIEngine:
                 raise
         return answers
 
-    def _find_way(self, prompt: Prompt, n: int, params: SamplingParams) -> list[Completion]:
+    def _find_way(self, prompt: Prompt, n: int, params: SamplingParams) -> tuple[Way, list[Completion]]:
+        """The first way that the server understands, and what it answers to this prompt."""
         ways: tuple[Way, ...] = get_args(Way) if self.config.api == "auto" else (self.config.api,)
         refusals = []
         for way in ways:
@@ -128,9 +131,8 @@ class OpenAIEngine:
             except NotUnderstoodError as error:
                 refusals.append(f"{way}: {error}")
                 continue
-            self.way = way
             log.info("server %s is asked with %s; calls are written as %s", self.model, way, self.chat.format.name)
-            return answer
+            return way, answer
         raise RequestError(f"server {self.client.base_url}: answers in no way: {'; '.join(refusals)}")
 
     def _answer(self, way: Way, prompt: Prompt, n: int, params: SamplingParams) -> list[Completion]:
@@ -230,8 +232,7 @@ class OpenAIEngine:
 
     def _without_end(self, text: str) -> str:
         """The text without the end-of-turn token that a server may have left at its end."""
-        ends = self.chat.tokenizer.convert_ids_to_tokens(sorted(self.chat.eos_ids))
-        return next((text.removesuffix(end) for end in ends if end and text.endswith(end)), text)
+        return next((text.removesuffix(end) for end in self._ends if end and text.endswith(end)), text)
 
     def _read_calls(self, raw: Any, truncated: bool) -> tuple[str, Parsed]:
         """Calls that the server has parsed, and how this model's format would write them."""

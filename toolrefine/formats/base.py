@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -91,8 +91,24 @@ def after_thought(text: str, openers: tuple[str, ...]) -> str:
     return "" if text.startswith(THOUGHT_OPEN) else text
 
 
-def read_blocks(text: str, opener: str, read_block: Callable[[str, int], tuple[ToolCall, int]]) -> Iterator[ToolCall]:
-    """The call of each block, one after the other; read_block gets the text and the place behind the opener.
+def looks_like_call(text: str) -> bool:
+    """Whether a text sets out to be a call, or a list of calls, as plain JSON."""
+    return text.startswith(("{", "[")) and '"name"' in text and ('"arguments"' in text or '"parameters"' in text)
+
+
+def read_blocks(
+    text: str,
+    opener: str,
+    read_block: Callable[[str, int], tuple[ToolCall, int]],
+    calls: list[ToolCall],
+    marks: tuple[str, ...],
+    *,
+    json_is_odd: bool = False,
+) -> Outcome:
+    """Read the answer of a format with blocks of one call each, adding each call once it is complete.
+
+    read_block gets the text and the place behind the opener. A text without a block is MALFORMED if it holds one of
+    the marks, which stand in blocks only, or where json_is_odd if it is a call in plain JSON.
 
     Raises:
         UnreadableError: from read_block.
@@ -100,7 +116,11 @@ def read_blocks(text: str, opener: str, read_block: Callable[[str, int], tuple[T
     position = 0
     while (opened := text.find(opener, position)) >= 0:
         call, position = read_block(text, opened + len(opener))
-        yield call
+        calls.append(call)
+    if calls:
+        return Outcome.CALLS
+    odd = any(mark in text for mark in marks) or (json_is_odd and looks_like_call(text))
+    return Outcome.MALFORMED if odd else Outcome.NO_CALL
 
 
 def expect(text: str, position: int, wanted: str) -> int:

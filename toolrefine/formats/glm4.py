@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolrefine.formats.base import Parsed, UnreadableError, expect, parse_answer, read_blocks, read_until, writable
-from toolrefine.formats.json_object import looks_like_call, skip_blanks
+from toolrefine.formats.json_object import skip_blanks
 from toolrefine.formats.typed import argument_schema, read_value, write_value
 from toolrefine.types import Outcome, Tool, ToolCall
 
@@ -40,12 +40,10 @@ class Glm4:
         """Read the blocks of a text; see the class for what is MALFORMED."""
 
         def read(answer: str, calls: list[ToolCall]) -> Outcome:
-            for call in read_blocks(answer, OPEN, lambda text, position: _read_block(text, position, tools)):
-                calls.append(call)
-            if calls:
-                return Outcome.CALLS
-            odd = any(tag in answer for tag in (CLOSE, KEY, VALUE)) or looks_like_call(answer)
-            return Outcome.MALFORMED if odd else Outcome.NO_CALL
+            def read_block(text: str, position: int) -> tuple[ToolCall, int]:
+                return _read_block(text, position, tools)
+
+            return read_blocks(answer, OPEN, read_block, calls, (CLOSE, KEY, VALUE), json_is_odd=True)
 
         return parse_answer(text, (OPEN,), read, truncated)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolrefine.formats.base import Parsed, expect, parse_answer, read_blocks
-from toolrefine.formats.json_object import dump_call, looks_like_call, read_call, skip_blanks
+from toolrefine.formats.json_object import dump_call, read_call, skip_blanks
 from toolrefine.types import Outcome, Tool, ToolCall
 
 OPEN = "<tool_call>"
@@ -32,11 +32,7 @@ class Hermes:
 
 
 def _read(text: str, calls: list[ToolCall]) -> Outcome:
-    for call in read_blocks(text, OPEN, _read_block):
-        calls.append(call)
-    if calls:
-        return Outcome.CALLS
-    return Outcome.MALFORMED if CLOSE in text or looks_like_call(text) else Outcome.NO_CALL
+    return read_blocks(text, OPEN, _read_block, calls, (CLOSE,), json_is_odd=True)
 
 
 def _read_block(text: str, position: int) -> tuple[ToolCall, int]:

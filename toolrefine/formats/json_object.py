@@ -100,11 +100,6 @@ def dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def looks_like_call(text: str) -> bool:
-    """Whether a text sets out to be a call, or a list of calls, as plain JSON."""
-    return text.startswith(("{", "[")) and '"name"' in text and ('"arguments"' in text or '"parameters"' in text)
-
-
 def skip_blanks(text: str, start: int) -> int:
     """Where the first non-blank character at or after start is."""
     blanks = BLANKS.match(text, start)

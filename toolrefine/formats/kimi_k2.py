@@ -42,12 +42,7 @@ class KimiK2:
 
 
 def _read(text: str, calls: list[ToolCall]) -> Outcome:
-    for call in read_blocks(text, OPEN, _read_block):
-        calls.append(call)
-    if calls:
-        return Outcome.CALLS
-    marks = (SECTION_OPEN, SECTION_CLOSE, ARGUMENTS, CLOSE)
-    return Outcome.MALFORMED if any(mark in text for mark in marks) else Outcome.NO_CALL
+    return read_blocks(text, OPEN, _read_block, calls, (SECTION_OPEN, SECTION_CLOSE, ARGUMENTS, CLOSE))
 
 
 def _read_block(text: str, position: int) -> tuple[ToolCall, int]:

@@ -9,8 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from toolrefine.errors import DataError
-from toolrefine.formats.base import MAX_NESTING, SURROGATE, Parsed, UnreadableError, parse_answer
-from toolrefine.formats.json_object import looks_like_call, skip_blanks
+from toolrefine.formats.base import (
+    MAX_NESTING,
+    SURROGATE,
+    Parsed,
+    UnreadableError,
+    looks_like_call,
+    parse_answer,
+)
+from toolrefine.formats.json_object import skip_blanks
 from toolrefine.types import Outcome, Tool, ToolCall
 
 MAX_DIGITS = 4300

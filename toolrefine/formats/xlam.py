@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolrefine.formats.base import Parsed, parse_answer
-from toolrefine.formats.json_object import dump_call, looks_like_call, read_call, read_call_list, skip_blanks
+from toolrefine.formats.base import Parsed, looks_like_call, parse_answer
+from toolrefine.formats.json_object import dump_call, read_call, read_call_list, skip_blanks
 from toolrefine.types import Outcome, Tool, ToolCall
 
 FENCES = ("```json", "```")
