@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo check test fast clean
+.PHONY: install demo check test fast perf clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ test: install
 
 fast: install
 	$(BIN)/pytest -n 2 -m 'not e2e and not slow'
+
+# make perf PERF='--only waves' measures one group of docs/performance.md
+perf: install
+	$(BIN)/python -m perf $(PERF)
 
 clean:
 	rm -rf .venv runs build

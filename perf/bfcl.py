@@ -18,15 +18,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "benchmarks"))
 
 from bfcl_cases import CATEGORIES, check_cases, decode_cases, gold_text, language_of
 
+if TYPE_CHECKING:  # BFCL's Python has no toolrefine
+    from perf.harness import Row
+
 Decode = Callable[[str, str], Any]
 Check = Callable[[dict[str, Any]], Any]
 ROUNDS = 9
+ROW_NAME, AT_LEAST = "decoding and checking: BFCL's own code", 1.0
 
 
 def gold_cases(data: Path) -> Iterator[dict[str, Any]]:
@@ -97,12 +101,14 @@ def serve(data: Path | None) -> None:
             print(seconds(parts[line.rstrip("\n")]), file=out, flush=True)
 
 
-def compare(python: str, data: Path | None) -> None:
+def compare(python: str, data: Path | None, rounds: int = ROUNDS) -> tuple[Row, str]:
+    """The row of all parts together, and a table of them."""
+    from perf.harness import Row
     from toolrefine.benchmarks.bfcl import check_calls, decode_response
 
     ours = build_parts(decode_response, lambda case: check_calls(**case), data)  # type: ignore[arg-type]
     command = [python, __file__, "--serve", *(["--data", str(data)] if data else [])]
-    print(f"{'seconds':34} {'toolrefine':>10} {'BFCL':>8} {'ratio':>6}")
+    lines = [f"{'seconds':34} {'toolrefine':>10} {'BFCL':>8} {'ratio':>6}"]
     total_ours = total_theirs = 0.0
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as official:  # noqa: S603
 
@@ -112,11 +118,21 @@ def compare(python: str, data: Path | None) -> None:
             return float(official.stdout.readline())
 
         for name, work in ours.items():
-            rounds = [(seconds(work), their_seconds(name)) for _ in range(ROUNDS)]
-            best_ours, best_theirs = map(min, zip(*rounds, strict=True))
-            print(f"{name:34} {best_ours:10.3f} {best_theirs:8.3f} {best_theirs / best_ours:6.2f}")
+            found = [(seconds(work), their_seconds(name)) for _ in range(rounds)]
+            best_ours, best_theirs = map(min, zip(*found, strict=True))
+            lines.append(f"{name:34} {best_ours:10.3f} {best_theirs:8.3f} {best_theirs / best_ours:6.2f}")
             total_ours, total_theirs = total_ours + best_ours, total_theirs + best_theirs
-    print(f"{'all':34} {total_ours:10.3f} {total_theirs:8.3f} {total_theirs / total_ours:6.2f}")
+    row = Row(
+        name=ROW_NAME,
+        ratio=round(total_theirs / total_ours, 3),
+        at_least=AT_LEAST,
+        ours_s=round(total_ours, 4),
+        peer_s=round(total_theirs, 4),
+        rounds=rounds,
+        note=", ".join(ours),
+    )
+    lines.append(f"{'all':34} {total_ours:10.3f} {total_theirs:8.3f} {total_theirs / total_ours:6.2f}")
+    return row, "\n".join(lines)
 
 
 def main() -> None:
@@ -128,7 +144,7 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.data)
     else:
-        compare(arguments.python, arguments.data)
+        print(compare(arguments.python, arguments.data)[1])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Calls parsed and matched a second, for every wire format, beside the plainest way to read the same text.
 
-    python perf/formats.py [--file POOL.jsonl.gz] [--minutes-of-fuzz 0]
+    python perf/formats.py [--file POOL.jsonl.gz]
 
 The plainest way is what evaluation scripts do: `ast` for pythonic lists, a regular expression and json.loads for the
 others. It checks nothing, so that a ratio near 1 means that the checks are free.
@@ -12,11 +12,11 @@ import argparse
 import ast
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from perf.harness import best_of
 from toolrefine.config import FileDataset, ToolworldDataset
 from toolrefine.datasets import load_dataset
 from toolrefine.errors import DataError
@@ -51,16 +51,6 @@ PLAIN = {
     "xlam": with_json(r"^(.*)$", "arguments"),
     "mistral": with_json(r"\[TOOL_CALLS\](.*)", "arguments"),
 }
-
-
-def best_of(work: Callable[[], None], rounds: int = 5) -> float:
-    """Seconds of the fastest of some rounds."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def measure(name: str, samples: list[Sample]) -> tuple[int, float, float | None]:

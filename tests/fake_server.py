@@ -7,12 +7,15 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CALL = '[find(city="Zürich")]'
+
+Fault = int | str | tuple[int, str] | None
+"""What is answered instead: a status, "drop", a whole body, or a status and a body."""
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -25,9 +28,11 @@ class FakeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.model = model
         self.ways = ("tokens", "text", "chat")
-        self.max_n = 100
-        self.faults: list[int | str] = []
-        """What to answer to the next requests instead: a status, "drop", or a whole body."""
+        self.faults: list[Fault] = []
+        """What to answer to the next requests instead."""
+        self.fault_of: Callable[[dict[str, Any]], Fault] = lambda body: None
+        """What to answer to a request instead."""
+        self.text_of: Callable[[dict[str, Any]], str] | None = None
         self.text = CALL
         self.parses_calls = False
         self.finish_reason = "stop"
@@ -52,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.num_open += 1
             server.most_open = max(server.most_open, server.num_open)
-            fault = server.faults.pop(0) if server.faults else None
+            fault = server.faults.pop(0) if server.faults else server.fault_of(body)
             server.bodies.append({**body, "path": self.path, "key": self.headers["Authorization"]})
         try:
             self.answer(body, fault)
@@ -60,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.num_open -= 1
 
-    def answer(self, body: dict[str, Any], fault: int | str | None) -> None:
+    def answer(self, body: dict[str, Any], fault: Fault) -> None:
         server = self.server
         if fault == "drop":
             self.close_connection = True
@@ -69,23 +74,24 @@ class Handler(BaseHTTPRequestHandler):
             self.send_text(fault)
             return
         if fault is not None:
-            self.send({"error": "no"}, fault)
+            status, text = fault if isinstance(fault, tuple) else (fault, '{"error": "no"}')
+            self.send_text(text, status)
             return
         chat = self.path.endswith("/chat/completions")
         way = "chat" if chat else "text" if isinstance(body["prompt"], str) else "tokens"
         if way not in server.ways:
             self.send({"error": f"no {way} here"}, 422)
             return
-        n = min(body["n"], server.max_n)
-        choices = [self.chat_choice() if chat else self.choice() for _ in range(n)]
-        self.send({"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3 * n}})
+        text = server.text_of(body) if server.text_of else server.text
+        choice = self.chat_choice(text) if chat else self.choice(text)
+        self.send({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self, text: str) -> dict[str, Any]:
         logprobs = {"token_logprobs": [-0.5, -0.25, 0.0]} if self.server.gives_logprobs else None
-        return {"text": self.server.text, "finish_reason": self.server.finish_reason, "logprobs": logprobs}
+        return {"text": text, "finish_reason": self.server.finish_reason, "logprobs": logprobs}
 
-    def chat_choice(self) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": self.server.text}
+    def chat_choice(self, text: str) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text}
         if self.server.parses_calls:
             function = {"name": "find", "arguments": json.dumps({"city": "Zürich"})}
             message = {"role": "assistant", "content": None, "tool_calls": [{"id": "x", "function": function}]}
@@ -111,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
 def fake_server(**behaviour: Any) -> Iterator[tuple[FakeServer, str]]:
     """A server in this process, and its URL."""
     with FakeServer(**behaviour) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,66 +11,187 @@ from conftest import make_tiny_model
 from transformers import AutoModelForCausalLM
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
-from toolrefine.engines import SamplingParams
+from toolrefine.datasets.toolworld import generate
+from toolrefine.engines import Accept, SamplingParams, wave_sizes
+from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
-from toolrefine.engines.transformers import TransformersEngine, choose, noise
+from toolrefine.engines.transformers import TransformersEngine, noise
+from toolrefine.engines.waves import NUM_PROBES, WavePlanner
 from toolrefine.refine import refine
 from toolrefine.rollout import to_prompt
-from toolrefine.types import Checkpoint, Outcome, Refinement, Sample
+from toolrefine.types import Checkpoint, Completion, Outcome, Sample
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
 SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=24, seed=5)
+PEAKED = SamplingParams(temperature=0.3, max_new_tokens=24, seed=5)
+"""Completions of a prompt share much of what they say."""
 
 
 def load(path: Path, **config: Any) -> TransformersEngine:
     return TransformersEngine.load(Checkpoint(model=str(path)), EngineConfig(device="cpu", **config), PromptConfig())
 
 
-def reference_logprob(engine: TransformersEngine, prompt_ids: list[int], ids: list[int]) -> float:
-    """Log-probability of sampled ids by one full forward of the untouched model."""
-    model = AutoModelForCausalLM.from_pretrained(engine.model.config._name_or_path)
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([prompt_ids + ids])).logits[0, len(prompt_ids) - 1 : -1]
-    return float(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
+def generated(engine: TransformersEngine, model: Any, sample: Sample, max_new_tokens: int) -> str:
+    """What Hugging Face's generate answers greedily."""
+    ids = torch.tensor([engine.chat.prompt_ids(sample.messages, sample.tools)])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)
+    new = [token for token in out[0, ids.shape[1] :].tolist() if token not in engine.eos_ids]
+    return str(engine.tokenizer.decode(new, clean_up_tokenization_spaces=False))
 
 
-@pytest.mark.parametrize("family", ["Qwen3", "Llama", "Qwen2", "Mistral", "Gemma"])
+class Recorder:
+    """Keeps every state that completions are drawn from, with the tokens that led there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[tuple[int, ...], torch.Tensor]] = []
+        states_of = Batch._states_of
+
+        def record(batch: Batch, nodes: Any) -> torch.Tensor:
+            states = states_of(batch, nodes)
+            logits = dict(zip(nodes, batch.decoder.logits(states), strict=True))
+            self.seen += [((*c.node.slot.job.ids, *c.ids), logits[c.node]) for c in batch.cursors]
+            return states
+
+        monkeypatch.setattr(Batch, "_states_of", record)
+
+    def check(self, path: Path) -> None:
+        """Compare with a full forward pass of the untouched model for each."""
+        model = AutoModelForCausalLM.from_pretrained(path)
+        expected: dict[tuple[int, ...], torch.Tensor] = {}
+        whole: tuple[int, ...] = ()
+        with torch.inference_mode():
+            for ids in sorted({ids for ids, _ in self.seen}, reverse=True):
+                if whole[: len(ids)] != ids:
+                    whole = ids
+                    logits = model(input_ids=torch.tensor([whole])).logits[0]
+                expected[ids] = logits[len(ids) - 1]
+        for ids, logits in self.seen:
+            torch.testing.assert_close(logits, expected[ids], rtol=1e-5, atol=1e-5)
+
+
+FAMILIES = {
+    "Qwen3": SharedPrefixDecoder,
+    "Llama": SharedPrefixDecoder,
+    "Qwen2": SharedPrefixDecoder,
+    "Mistral": SharedPrefixDecoder,
+    "Gemma": ExpandedDecoder,
+    "Mamba": type(None),
+}
+
+
+def make_model(folder: Path, family: str) -> Path:
+    changes: dict[str, Any] = {"Mistral": {"sliding_window": None}, "Mamba": {"state_size": 4}}.get(family, {})
+    return make_tiny_model(folder / family, family, **changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_output_is_that_of_generate(tmp_path: Path, samples: list[Sample], family: str) -> None:
-    path = make_tiny_model(tmp_path, family, **({"sliding_window": None} if family == "Mistral" else {}))
-    engine = load(path)
-    assert isinstance(engine.decoder, ExpandedDecoder if family == "Gemma" else SharedPrefixDecoder)
+    path = make_model(tmp_path, family)
+    engine = load(path, max_batch_rows=5)
+    assert type(engine.decoder) is FAMILIES[family]
     model = AutoModelForCausalLM.from_pretrained(path)
     completions = engine.sample([to_prompt(sample) for sample in samples[:8]], 1, GREEDY)
     for sample, (completion,) in zip(samples, completions, strict=False):
-        ids = torch.tensor([engine.chat.prompt_ids(sample.messages, sample.tools)])
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
-        new = [t for t in out[0, ids.shape[1] :].tolist() if t != engine.tokenizer.eos_token_id]
-        assert completion.text == engine.tokenizer.decode(new, clean_up_tokenization_spaces=False)
+        assert completion.text == generated(engine, model, sample, 24)
 
 
-@pytest.mark.parametrize("decoder", [SharedPrefixDecoder, ExpandedDecoder])
-def test_logprobs_are_those_of_a_full_forward(tiny_model: Path, samples: list[Sample], decoder: Any) -> None:
-    engine = load(tiny_model)
-    if decoder is ExpandedDecoder:
-        engine.model.set_attn_implementation("sdpa")
-        engine.decoder = ExpandedDecoder(engine.model)
-    prompts = [engine.chat.prompt_ids(sample.messages, sample.tools) for sample in samples[:6]]
-    noise_rs = torch.from_numpy(np.concatenate([noise(sample.id, range(3), SAMPLED) for sample in samples[:6]]))
-    with torch.inference_mode():
-        rows = engine._decode(engine.decoder.prefill(prompts, 3), 3, SAMPLED, noise_rs)
-    assert len({len(ids) for ids, _ in rows}) > 1  # some rows ended early, so that rows were dropped
-    for place, (ids, logprob) in enumerate(rows):
-        assert logprob == pytest.approx(reference_logprob(engine, prompts[place // 3], ids), abs=1e-4)
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_greedy_output_of_nano_is_that_of_generate() -> None:
+    engine = load(Path("nano"))
+    model = load(Path("nano")).model
+    model.set_attn_implementation("sdpa")
+    world = list(generate("museum", 1000, 3))
+    completions = engine.sample(
+        [to_prompt(sample) for sample in world], 1, SamplingParams(temperature=0.0, max_new_tokens=64)
+    )
+    assert [c.text for (c,) in completions] == [generated(engine, model, sample, 64) for sample in world]
 
 
+@pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
+@pytest.mark.parametrize("max_batch_rows", [3, 16])
+@pytest.mark.parametrize("family", ["Qwen3", "Llama", "Qwen2", "Mistral", "Gemma"])
+def test_logits_are_those_of_a_full_forward(
+    tmp_path: Path,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    max_batch_rows: int,
+    params: Any,
+) -> None:
+    path = make_model(tmp_path, family)
+    engine, recorder = load(path, max_batch_rows=max_batch_rows), Recorder(monkeypatch)
+    engine.eos_ids = {*range(0, 512, 12)}
+    prompts = [to_prompt(sample) for sample in samples[:6]]
+    groups = engine.sample(prompts, 4, params)
+    assert len({c.num_tokens for group in groups for c in group}) > 3  # rows were dropped, and places refilled
+    recorder.check(path)
+
+
+def solves_some(place: int, index: int, completion: Completion) -> bool:
+    return (place * 7 + index * 3) % 5 == 0
+
+
+@pytest.mark.parametrize("max_batch_rows", [3, 16, 64])
+@pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
+@pytest.mark.parametrize("ends", [set(), {*range(0, 512, 20)}], ids=["of one length", "of many"])
+def test_logits_in_waves_are_those_of_a_full_forward(
+    tiny_model: Path,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    max_batch_rows: int,
+    params: SamplingParams,
+    ends: set[int],
+) -> None:
+    engine, recorder = load(tiny_model, max_batch_rows=max_batch_rows), Recorder(monkeypatch)
+    engine.eos_ids |= ends
+    engine.sample([to_prompt(sample) for sample in samples[:16]], 8, params, solves_some)
+    recorder.check(tiny_model)
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Llama", "Gemma"])
+def test_logits_of_refinement_rounds_are_those_of_a_full_forward(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    path = make_model(tmp_path, family)
+    engine, recorder = load(path, max_batch_rows=5), Recorder(monkeypatch)
+    refinements = refine(
+        engine, [to_prompt(sample) for sample in samples[:10]], RefinementConfig(max_rounds=3), PromptConfig(), GREEDY
+    )
+    assert max(len(answers.rounds) for answers in refinements) > 2
+    recorder.check(path)
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma", "Mamba"])
 @pytest.mark.parametrize("max_batch_rows", [3, 4, 9])
-def test_completions_do_not_depend_on_the_batch(tiny_model: Path, samples: list[Sample], max_batch_rows: int) -> None:
-    prompts = [to_prompt(sample) for sample in samples[:10]]
-    together = load(tiny_model).sample(prompts, 4, SAMPLED)
-    small = load(tiny_model, max_batch_rows=max_batch_rows).sample(prompts[::-1], 4, SAMPLED)[::-1]
+@pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
+def test_completions_do_not_depend_on_the_batch(
+    tmp_path: Path, samples: list[Sample], family: str, max_batch_rows: int, params: SamplingParams
+) -> None:
+    path = make_model(tmp_path, family)
+    prompts = [to_prompt(sample) for sample in samples[:8]]
+    together = load(path).sample(prompts, 4, params)
+    small = load(path, max_batch_rows=max_batch_rows, prefix_cache_gb=1e-5).sample(prompts[::-1], 4, params)[::-1]
     texts = [[c.text for c in group] for group in together]
     assert texts == [[c.text for c in group] for group in small]
-    assert len({text for group in texts for text in group}) > 20
+    assert len({text for group in texts for text in group}) > 8
+    for group, other in zip(together, small, strict=True):
+        assert [c.mean_logprob for c in group] == pytest.approx([c.mean_logprob for c in other], abs=1e-5)
+
+
+def test_tokens_that_completions_agree_on_are_computed_once(tiny_model: Path, samples: list[Sample]) -> None:
+    engine = load(tiny_model)
+    num_rows: list[int] = []
+    step = engine.decoder.step
+
+    def count(slots: Sequence[int], *rest: Any) -> torch.Tensor:
+        num_rows.append(len(slots))
+        return step(slots, *rest)
+
+    engine.decoder.step = count  # type: ignore[method-assign]
+    ((*group,),) = engine.sample([to_prompt(samples[0])], 6, GREEDY)
+    assert [c.text for c in group] == [group[0].text] * 6
+    assert set(num_rows) == {1}
 
 
 def test_more_completions_extend_fewer(tiny_model: Path, samples: list[Sample]) -> None:
@@ -78,68 +200,159 @@ def test_more_completions_extend_fewer(tiny_model: Path, samples: list[Sample]) 
     assert [[c.text for c in group] for group in few] == [[c.text for c in group[:2]] for group in many]
 
 
+@pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
+@pytest.mark.parametrize("max_batch_rows", [2, 7, 64])
+def test_waves_give_the_first_completions_and_solve_the_same_prompts(
+    tiny_model: Path, samples: list[Sample], max_batch_rows: int, params: SamplingParams
+) -> None:
+    engine, prompts = load(tiny_model, max_batch_rows=max_batch_rows), [to_prompt(sample) for sample in samples]
+    every = load(tiny_model).sample(prompts, 8, params)
+    seen: list[tuple[int, int]] = []
+
+    def accept(place: int, index: int, completion: Completion) -> bool:
+        seen.append((place, index))
+        assert completion.text == every[place][index].text
+        return solves_some(place, index, completion)
+
+    groups = engine.sample(prompts, 8, params, accept)
+    assert len(seen) == len(set(seen)) == sum(map(len, groups)) < 0.8 * sum(map(len, every))
+    for place, (group, full) in enumerate(zip(groups, every, strict=True)):
+        assert [c.text for c in group] == [c.text for c in full[: len(group)]]
+        assert len(group) == 8 or any(solves_some(place, index, c) for index, c in enumerate(group))
+
+
+def planned(accept: Accept, num_prompts: int) -> list[int]:
+    """How many completions each prompt gets, one prompt after the other."""
+    planner, counts = WavePlanner(8, accept), []
+    blank = Completion(text="", outcome=Outcome.NO_CALL, num_tokens=1, mean_logprob=0.0)
+    for place in range(num_prompts):
+        completions: list[Completion] = []
+        wave = planner.next_wave(place, completions, 0)
+        while wave:
+            completions += [blank for _ in wave]
+            wave = planner.next_wave(place, completions, len(wave))
+        counts.append(len(completions))
+    return counts
+
+
+def test_waves_stop_where_a_prompt_is_solved_and_are_given_up_where_few_are() -> None:
+    rest = 20 - NUM_PROBES
+    assert planned(lambda place, index, _: index == 0, 20) == [8] * NUM_PROBES + [1] * rest
+    assert planned(lambda place, index, _: index == 3, 20) == [8] * NUM_PROBES + [4] * rest
+    assert planned(lambda place, index, _: False, 20) == [8] * 20
+    assert planned(lambda place, index, _: index == 7, 20) == [8] * 20
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (2, [1, 1]), (6, [1, 1, 2, 2]), (8, [1, 1, 2, 4])])
+def test_waves_double(n: int, sizes: list[int]) -> None:
+    assert wave_sizes(n) == sizes
+
+
 def test_noise_depends_on_its_keys_alone() -> None:
-    first = noise("a", range(3), SAMPLED)
-    assert first.shape == (3, 24)
-    assert np.array_equal(first, noise("a", range(3), SAMPLED))
-    assert not np.array_equal(first, noise("b", range(3), SAMPLED))
-    assert not np.array_equal(first[0], first[1])
+    first = noise("a", 0, SAMPLED)
+    assert first.shape == (24,)
+    assert np.array_equal(first, noise("a", 0, SAMPLED))
+    assert not np.array_equal(first, noise("b", 0, SAMPLED))
+    assert not np.array_equal(first, noise("a", 1, SAMPLED))
 
 
 def test_sampled_frequencies_agree_with_the_probabilities() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
-    rows = 20_000
-    uniform = torch.from_numpy(np.random.Generator(np.random.Philox(1)).random(rows))
+    num = 20_000
+    uniform = np.random.Generator(np.random.Philox(1)).random(num).tolist()
     for temperature in (1.0, 0.5):
         params = SamplingParams(temperature=temperature)
-        chosen, logprob = choose(logits.expand(rows, -1), uniform, params)
-        expected = (logits / temperature).softmax(-1) * rows
-        observed = torch.bincount(chosen, minlength=5)
+        chosen, logprobs = choose(logits.expand(4, -1), [i % 4 for i in range(num)], uniform, params)
+        expected = (logits / temperature).softmax(-1) * num
+        observed = torch.bincount(torch.tensor(chosen), minlength=5)
         chi_squared = ((observed - expected) ** 2 / expected).sum().item()
         assert chi_squared < 18.5  # 99.9 % quantile for 4 degrees of freedom
-        assert torch.allclose(logprob, logits.log_softmax(-1)[chosen])
+        assert torch.allclose(torch.tensor(logprobs), logits.log_softmax(-1)[chosen])
+
+
+def test_completions_of_a_model_are_as_frequent_as_its_probabilities(tiny_model: Path, samples: list[Sample]) -> None:
+    engine, prompt = load(tiny_model), to_prompt(samples[0])
+    num = 3_000
+    params = SamplingParams(temperature=0.5, max_new_tokens=2, seed=1)
+    prompts = [prompt.model_copy(update={"id": f"again-{i}"}) for i in range(num // 50)]
+    texts = [c.text for group in engine.sample(prompts, 50, params) for c in group]
+    ids = engine.chat.prompt_ids(prompt.messages, prompt.tools)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    expected: dict[str, float] = {}
+
+    def text_of(tokens: list[int]) -> str:
+        kept = [token for token in tokens if token not in engine.eos_ids]
+        return str(engine.tokenizer.decode(kept, clean_up_tokenization_spaces=False))
+
+    with torch.inference_mode():
+        first = (model(torch.tensor([ids])).logits[0, -1] / 0.5).softmax(-1)
+        likely = [token for token in range(len(first)) if first[token] > 1e-3]
+        after = (model(torch.tensor([[*ids, token] for token in likely])).logits[:, -1] / 0.5).softmax(-1)
+    for token, second in zip(likely, after, strict=True):
+        if token in engine.eos_ids:
+            expected[""] = expected.get("", 0.0) + float(first[token])
+            continue
+        for other in range(len(second)):
+            text = text_of([token, other])
+            expected[text] = expected.get(text, 0.0) + float(first[token] * second[other])
+    frequent = {text: share * num for text, share in expected.items() if share * num >= 8}
+    rest = num - sum(frequent.values())
+    chi_squared = sum((texts.count(text) - count) ** 2 / count for text, count in frequent.items())
+    if rest >= 8:
+        chi_squared += (sum(text not in frequent for text in texts) - rest) ** 2 / rest
+    freedom = len(frequent)
+    assert freedom > 3
+    assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5  # four standard deviations
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    uniform = torch.linspace(0, 0.999, 500, dtype=torch.float64)
-    chosen, _ = choose(logits.expand(500, -1), uniform, SamplingParams(top_p=0.7))
-    assert set(chosen.tolist()) == {0, 1}
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    uniform = torch.linspace(0, 0.999, 500, dtype=torch.float64).tolist()
+    chosen, _ = choose(logits, [0] * 500, uniform, SamplingParams(top_p=0.7))
+    assert set(chosen) == {0, 1}
 
 
-def test_a_prompt_without_room_for_an_answer_is_data(tiny_model: Path, samples: list[Sample]) -> None:
-    engine = load(tiny_model)
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma", "Mamba"])
+def test_a_prompt_without_room_for_an_answer_is_data(tmp_path: Path, samples: list[Sample], family: str) -> None:
+    engine = load(make_model(tmp_path, family))
     engine.max_positions = 30
-    ((completion,),) = engine.sample([to_prompt(samples[0])], 1, GREEDY)
-    assert (completion.outcome, completion.num_tokens) == (Outcome.TRUNCATED, 0)
+    (group,) = engine.sample([to_prompt(samples[0])], 2, GREEDY)
+    assert [(c.outcome, c.num_tokens) for c in group] == [(Outcome.TRUNCATED, 0)] * 2
+    ((refined),) = refine(engine, [to_prompt(samples[0])], RefinementConfig(), PromptConfig(), GREEDY)
+    assert refined.draft.outcome is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])
 def test_refinement_goes_on_from_what_the_draft_has_computed(
     tmp_path: Path, samples: list[Sample], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make_tiny_model(tmp_path / family, family)
+    engine = load(make_model(tmp_path, family), max_batch_rows=5)
     prompts = [to_prompt(sample) for sample in samples[:12]]
+    num_tokens = 0
+    forward = engine.model.model.forward
 
-    def refined(prefix_cache_gb: float) -> tuple[list[Refinement], int]:
-        engine = load(path, max_batch_rows=5, prefix_cache_gb=prefix_cache_gb)
-        num_tokens = 0
-        forward = engine.model.model.forward
+    def count(input_ids: torch.Tensor, **options: Any) -> Any:
+        nonlocal num_tokens
+        num_tokens += input_ids.numel() if "shared_prefix" not in options else 0
+        return forward(input_ids=input_ids, **options)
 
-        def count(input_ids: torch.Tensor, **options: Any) -> Any:
-            nonlocal num_tokens
-            num_tokens += input_ids.numel() if input_ids.shape[1] > 1 else 0
-            return forward(input_ids=input_ids, **options)
+    monkeypatch.setattr(engine.model.model, "forward", count)
+    asked = []
+    chain = engine.chain
 
-        monkeypatch.setattr(engine.model.model, "forward", count)
-        return refine(engine, prompts, RefinementConfig(max_rounds=3), PromptConfig(), GREEDY), num_tokens
+    def keep(prompts: Any, params: Any, follow: Any) -> Any:
+        def follow_and_keep(place: int, rounds: Any) -> Any:
+            following = follow(place, rounds)
+            asked.append(following)
+            return following
 
-    (reused, few), (rebuilt, many) = refined(4.0), refined(0.0)
-    assert [[c.text for c in answers.rounds] for answers in reused] == [
-        [c.text for c in answers.rounds] for answers in rebuilt
-    ]
-    for ours, theirs in zip(reused, rebuilt, strict=True):
-        for a, b in zip(ours.rounds, theirs.rounds, strict=True):
-            assert a.mean_logprob == pytest.approx(b.mean_logprob, abs=1e-5)
-    assert max(len(answers.rounds) for answers in reused) > 2
-    assert few < 0.75 * many
+        return chain(prompts, params, follow_and_keep)
+
+    monkeypatch.setattr(engine, "chain", keep)
+    answers = refine(engine, prompts, RefinementConfig(max_rounds=3), PromptConfig(), GREEDY)
+    few, num_tokens = num_tokens, 0
+    rounds = engine.sample([prompt for prompt in asked if prompt], 1, GREEDY)
+    engine.sample(prompts, 1, GREEDY)
+    assert sorted(c.text for each in answers for c in each.rounds[1:]) == sorted(c.text for (c,) in rounds)
+    assert max(len(each.rounds) for each in answers) > 2
+    assert few < 0.6 * num_tokens

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from toolrefine.config import CorpusConfig, PromptConfig, SelectionConfig
 from toolrefine.corpus import build_corpus, direct_corpus
-from toolrefine.difficulty import mean_pass_at_k, pass_at_k
+from toolrefine.difficulty import mean_pass_at_k, pass_at_k, tally
 from toolrefine.intervals import paired, wilson
 from toolrefine.selection import find_suspects, select
 from toolrefine.types import Completion, Group, Message, Outcome, Reason, Sample, Score, ToolCall
@@ -58,7 +58,7 @@ def test_pass_at_k_refuses_what_makes_no_sense(arguments: tuple[int, int, int]) 
 
 def test_pass_at_1_is_the_mean_pass_rate() -> None:
     _, groups = make([0, 1], [0, 0], [1, 1])
-    assert mean_pass_at_k(groups, 1) == pytest.approx(0.5)
+    assert mean_pass_at_k([*map(tally, groups)], 1) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

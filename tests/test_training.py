@@ -18,7 +18,8 @@ from toolrefine.errors import TemplateError, WorkError
 from toolrefine.models import load_tokenizer
 from toolrefine.rundir import Silent
 from toolrefine.training import num_steps_of, sft
-from toolrefine.training.trainer import schedule
+from toolrefine.training.batches import schedule
+from toolrefine.training.packing import Tokens
 from toolrefine.types import Checkpoint, Example, Message, Sample
 
 
@@ -94,23 +95,35 @@ def test_long_examples_are_left_out_and_counted(tmp_path: Path, tiny_model: Path
 
 
 @given(
-    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60),
-    rows=st.integers(1, 7),
+    sizes=st.lists(st.lists(st.integers(2, 50), min_size=1, max_size=5), min_size=1, max_size=30),
+    batch_size=st.integers(1, 7),
+    accumulation=st.integers(1, 3),
     steps=st.integers(1, 12),
     seed=st.integers(0, 99),
 )
-def test_the_schedule_visits_every_example_equally(lengths: list[int], rows: int, steps: int, seed: int) -> None:
-    order = schedule(lengths, rows, steps, seed)
-    assert len(order) == rows * steps
-    counts = [order.count(i) for i in range(len(lengths))]
+def test_the_schedule_visits_every_example_equally(
+    sizes: list[list[int]], batch_size: int, accumulation: int, steps: int, seed: int
+) -> None:
+    examples = [Tokens([0] * size, 1, str(i)) for i, sample in enumerate(sizes) for size in sample]
+    order = schedule(examples, batch_size, steps, seed, gradient_accumulation=accumulation)
+    assert len(order) == batch_size * accumulation * steps
+    counts = [order.count(i) for i in range(len(examples))]
     assert max(counts) - min(counts) <= 1
-    assert order == schedule(lengths, rows, steps, seed)
+    assert order == schedule(examples, batch_size, steps, seed, gradient_accumulation=accumulation)
+
+
+def test_samples_stay_whole_where_they_fit() -> None:
+    sizes = [1 + i % 3 for i in range(60)]
+    examples = [Tokens([0] * (50 + i), 1, str(i)) for i, size in enumerate(sizes) for _ in range(size)]
+    order = schedule(examples, 8, 15, 0)
+    batches = [[examples[i].sample_id for i in order[start : start + 8]] for start in range(0, 120, 8)]
+    assert sum(len({*batch}) for batch in batches) <= 60 + 2
 
 
 def test_steps_stay_alike_in_length_over_many_epochs() -> None:
-    lengths, rows = [100 + 37 * i % 500 for i in range(250)], 16
-    order = schedule(lengths, rows, 78, 0)
-    steps = [[lengths[i] for i in order[start : start + rows]] for start in range(0, len(order), rows)]
+    examples, rows = [Tokens([0] * (100 + 37 * i % 500), 1, str(i)) for i in range(250)], 16
+    order = schedule(examples, rows, 78, 0)
+    steps = [[len(examples[i].ids) for i in order[start : start + rows]] for start in range(0, len(order), rows)]
     assert sum(max(step) * rows for step in steps) < 1.1 * sum(map(sum, steps))
 
 

@@ -116,9 +116,9 @@ class EngineConfig(Record):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
     max_batch_rows: int = Field(default=128, ge=1)
-    """Sequences decoded at once."""
+    """Completions worked on at once."""
     prefix_cache_gb: float = Field(default=4.0, ge=0.0)
-    """Memory for the keys and values of drafts' prompts, which the refinement round then need not compute again."""
+    """Memory for the keys and values of the prompts worked on at once; there is room for one prompt always."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
     base_url: str = ""
@@ -135,14 +135,17 @@ class EngineConfig(Record):
     """openai: how to ask, see toolrefine.engines.openai. auto: the first of these that the server understands."""
     api_key_env: str = "OPENAI_API_KEY"
     """openai: environment variable with the key."""
-    concurrency: int = Field(default=32, ge=1)
-    """openai: requests at once."""
+    concurrency: int = Field(default=128, ge=1)
+    """openai: requests at once; each asks for one completion."""
     timeout_s: float = Field(default=600.0, gt=0.0)
     """openai: seconds that one request may take."""
     max_retries: int = Field(default=6, ge=0)
     """openai: further attempts of a request that failed for a reason that may pass."""
     retry_pause_s: float = Field(default=1.0, gt=0.0)
     """openai: pause before the first further attempt; it doubles from one to the next."""
+    answers: str = ""
+    """openai: file that keeps what has been answered of a chunk until all of it has, so that a further attempt asks for
+    the rest alone."""
 
 
 class MatchingConfig(Record):
@@ -163,6 +166,9 @@ class RolloutConfig(Record):
     max_new_tokens: int = Field(default=512, ge=1)
     chunk_size: int = Field(default=64, ge=1)
     """Samples worked on and written together: what a kill can cost at most."""
+    waves: bool | Literal["auto"] = "auto"
+    """Sample 1, 1, 2, 4, ... completions and stop at a correct one, which selects the same samples by policy solvable.
+    auto: where nothing else needs all k, as the drafts of refinement examples and any other policy do."""
 
 
 class SelectionConfig(Record):
@@ -218,7 +224,10 @@ class SftConfig(Record):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """One device. CUDA_VISIBLE_DEVICES says which GPU where there are several."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Weights: auto is bfloat16 for LoRA on a GPU, else float32 (with bfloat16 autocast on a GPU)."""
+    """Weights: auto is bfloat16 for LoRA on a GPU, else float32 (with bfloat16 autocast where the hardware has it)."""
+    packing: bool | Literal["auto"] = "auto"
+    """Compute what the examples of a sample begin with once. auto: where the model allows it and a tenth of the tokens
+    is saved."""
     gradient_checkpointing: bool = False
     checkpoint_steps: int = Field(default=200, ge=1)
     """Steps between the checkpoints from which a killed training goes on."""
@@ -265,6 +274,14 @@ class Config(Record):
     refinement: RefinementConfig = RefinementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def samples_in_waves(self) -> bool:
+        """Whether rollouts stop at the first correct completion."""
+        solvable = self.selection.policy == "solvable"
+        if self.rollout.waves == "auto":
+            return solvable and self.corpus.refine_per_sample == 0
+        return self.rollout.waves
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply key=value overrides such as rollout.k=16 or datasets.0.size=500.
@@ -282,9 +299,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         apply_override(tree, override)
     tree.setdefault("run", f"runs/{path.stem}")
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe(error)}") from None
+    if config.rollout.waves is True and config.selection.policy != "solvable":
+        raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
+    return config
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

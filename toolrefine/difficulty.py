@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from toolrefine.types import Group
 
@@ -37,12 +38,34 @@ def pass_rate(group: Group) -> float:
     return group.num_correct / group.n
 
 
-def mean_pass_at_k(groups: Sequence[Group], k: int) -> float:
-    """Return the mean of pass@k over groups.
+class Tally(NamedTuple):
+    """What pass@k needs to know of a group."""
+
+    n: int
+    num_correct: int
+    first_correct: int | None
+    """Index of the first completion that is right."""
+
+
+def tally(group: Group) -> Tally:
+    """Count a group."""
+    first = next((index for index, score in enumerate(group.scores) if score.correct), None)
+    return Tally(group.n, group.num_correct, first)
+
+
+def mean_pass_at_k(tallies: Sequence[Tally], k: int) -> float:
+    """Return the mean of unbiased estimates of pass@k.
+
+    Groups that were sampled in waves end with a success, which biases c/n. Where groups differ in size, the first k
+    completions of each are looked at instead: they hold a right one, or they have all been sampled.
 
     Raises:
-        ValueError: there are no groups, or one has fewer than k completions.
+        ValueError: there is no group, or one that was not solved has fewer than k completions.
     """
-    if not groups:
+    if not tallies:
         raise ValueError("the mean of pass@k needs at least one group")
-    return math.fsum(pass_at_k(group.n, group.num_correct, k) for group in groups) / len(groups)
+    if len({item.n for item in tallies}) == 1:
+        return math.fsum(pass_at_k(item.n, item.num_correct, k) for item in tallies) / len(tallies)
+    if any(item.n < k and item.first_correct is None for item in tallies):
+        raise ValueError(f"a group without a right completion has fewer than k = {k}")
+    return sum(item.first_correct is not None and item.first_correct < k for item in tallies) / len(tallies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from toolrefine.config import Config
 from toolrefine.corpus import build_corpus, direct_corpus
@@ -26,6 +27,8 @@ def train(config: Config, run: RunDir) -> Checkpoint:
     Raises:
         ToolrefineError: see toolrefine.errors.
     """
+    answers = Path(config.engine.answers or run.path / "answers.jsonl")
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"answers": str(answers)})})
     base = model = Checkpoint(model=config.model)  # M_0
     if not (run.path / POOL.path).exists():  # checked once, before the first of all work
         check_template(base, config)
@@ -47,6 +50,7 @@ def train(config: Config, run: RunDir) -> Checkpoint:
                 config.rollout,
                 config.matching,
                 seed=seed,
+                in_waves=config.samples_in_waves,
             )
         selected = it.stage(SELECTED, select, pool, groups, config.selection)
         it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
@@ -60,6 +64,7 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         measure(model, config, it, held_out)
     if config.baseline and num_steps:
         train_baseline(config, run.folder("baseline"), pool, held_out, num_steps)
+    answers.unlink(missing_ok=True)
     return model
 
 

@@ -21,21 +21,17 @@ def refine(
     """Draft an answer to each prompt, then show the model its answer and ask again until it changes nothing.
 
     Beyond the paper, any answer seen before stops the rounds, not only the previous one: refinement can oscillate. An
-    answer that cannot be parsed is never the same as another. All prompts that are still going share a batch.
+    answer that cannot be parsed is never the same as another. Prompts go on side by side, each at its own pace.
     """
-    rounds: list[list[Completion]] = list(engine.sample(prompts, 1, params))
-    reasons: list[StopReason | None] = [None] * len(prompts)
-    for number in range(1, config.max_rounds + 1):
-        going = [i for i, reason in enumerate(reasons) if reason is None]
-        if not going:
-            break
-        asked = [refinement_prompt(prompts[i], rounds[i][-1], number, prompt_config) for i in going]
-        for i, (answer,) in zip(going, engine.sample(asked, 1, params), strict=True):
-            reasons[i] = stop_reason(rounds[i], answer)
-            rounds[i].append(answer)
+
+    def next_prompt(place: int, rounds: Sequence[Completion]) -> Prompt | None:
+        if len(rounds) > config.max_rounds or stop_reason(rounds):
+            return None
+        return refinement_prompt(prompts[place], rounds[-1], len(rounds), prompt_config)
+
     return [
-        Refinement(prompt_id=prompt.id, rounds=tuple(answers), stop_reason=reason or StopReason.MAX_ROUNDS)
-        for prompt, answers, reason in zip(prompts, rounds, reasons, strict=True)
+        Refinement(prompt_id=prompt.id, rounds=tuple(rounds), stop_reason=stop_reason(rounds) or StopReason.MAX_ROUNDS)
+        for prompt, rounds in zip(prompts, engine.chain(prompts, params, next_prompt), strict=True)
     ]
 
 
@@ -45,13 +41,13 @@ def refinement_prompt(prompt: Prompt, answer: Completion, number: int, config: P
         id=f"{prompt.id}/round-{number}",
         messages=refine_messages(prompt.messages, answer, config),
         tools=prompt.tools,
-        extends=prompt.id if number == 1 else f"{prompt.id}/round-{number - 1}",
     )
 
 
-def stop_reason(earlier: Sequence[Completion], answer: Completion) -> StopReason | None:
-    """Why to stop after this answer, or None to go on."""
-    if same_calls(earlier[-1], answer):
+def stop_reason(rounds: Sequence[Completion]) -> StopReason | None:
+    """Why to stop after these answers, or None to go on."""
+    *earlier, answer = rounds
+    if earlier and same_calls(earlier[-1], answer):
         return StopReason.UNCHANGED
     if any(same_calls(seen, answer) for seen in earlier[:-1]):
         return StopReason.SEEN_BEFORE

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from toolrefine.config import MatchingConfig, RolloutConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import EXACT, score
-from toolrefine.types import Group, Prompt, Sample
+from toolrefine.types import Completion, Group, Prompt, Sample
 
 
 def rollout(
@@ -19,13 +19,23 @@ def rollout(
     matching: MatchingConfig = EXACT,
     *,
     seed: int,
+    in_waves: bool = False,
 ) -> Iterator[list[Group]]:
-    """Yield the groups of pool[skip:], chunk_size samples at a time, in the order of the pool."""
+    """Yield the groups of pool[skip:], chunk_size samples at a time, in the order of the pool.
+
+    With in_waves a sample ends with the first wave of completions that solves it: the group is smaller then, but holds
+    a correct completion if and only if all k would.
+    """
     params = SamplingParams(
         temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens, seed=seed
     )
     for chunk in chunks(pool[skip:], chunk_size):
-        answers = engine.sample([to_prompt(sample) for sample in chunk], config.k, params)
+
+        def solves(place: int, index: int, completion: Completion, chunk: Sequence[Sample] = chunk) -> bool:
+            return score(completion, chunk[place], matching).correct
+
+        prompts = [to_prompt(sample) for sample in chunk]
+        answers = engine.sample(prompts, config.k, params, solves if in_waves else None)
         yield [
             Group(
                 sample_id=sample.id, completions=tuple(group), scores=tuple(score(c, sample, matching) for c in group)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from toolrefine.config import Config, describe
 from toolrefine.datasets import dataset_name
-from toolrefine.difficulty import pass_at_k
+from toolrefine.difficulty import Tally, mean_pass_at_k, tally
 from toolrefine.errors import RunDirError
 from toolrefine.intervals import Paired, paired, wilson
 from toolrefine.rundir import (
@@ -285,15 +285,15 @@ def summarize_iterations(run_dir: Path, labels: Mapping[str, bool] | None) -> It
 
 def count_rollouts(folder: Path) -> dict[str, Any]:
     """The fields of IterationSummary that come from rollouts; the groups are read one by one, never held together."""
-    tallies: list[tuple[int, int]] = []
+    tallies: list[Tally] = []
     reasons: Counter[Reason] = Counter()
     for group in read_records(folder / ROLLOUTS.path, ROLLOUTS.record):
-        tallies.append((group.n, group.num_correct))
+        tallies.append(tally(group))
         reasons.update(score.reason for score in group.scores)
-    k = min((n for n, _ in tallies), default=0)
+    k = max((item.n for item in tallies), default=0)
     powers = [1 << i for i in range(k.bit_length()) if 1 << i < k]
-    pass_at = {j: sum(pass_at_k(n, c, j) for n, c in tallies) / len(tallies) for j in [*powers, k] if k}
-    counts = Counter(correct for _, correct in tallies)
+    pass_at = {j: mean_pass_at_k(tallies, j) for j in [*powers, k] if k}
+    counts = Counter(item.num_correct for item in tallies)
     return {
         "num_samples": len(tallies),
         "k": k,
@@ -301,7 +301,7 @@ def count_rollouts(folder: Path) -> dict[str, Any]:
         "pass_at_1": pass_at.get(1, 0.0),
         "pass_at_k": pass_at.get(k, 0.0),
         "histogram": tuple(counts[c] for c in range(max([k, *counts]) + 1)),
-        "num_solvable": sum(c > 0 for _, c in tallies),
+        "num_solvable": sum(item.num_correct > 0 for item in tallies),
         "reasons": dict(reasons.most_common()),
     }
 

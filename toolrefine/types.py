@@ -78,8 +78,6 @@ class Prompt(Record):
     """Seeds the sampling noise, so it must be stable between attempts."""
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
-    extends: str | None = None
-    """Id of an earlier prompt that begins like this one: an engine may have kept what it computed for that."""
 
 
 class Outcome(StrEnum):

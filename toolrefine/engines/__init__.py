@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from pydantic import Field
 
 from toolrefine.config import EngineConfig, PromptConfig
-from toolrefine.types import Checkpoint, Completion, Prompt, Record
+from toolrefine.types import Checkpoint, Completion, Outcome, Prompt, Record
 
-__all__ = ["Engine", "SamplingParams", "open_engine"]
+__all__ = ["NO_ROOM", "Accept", "Engine", "Follow", "SamplingParams", "open_engine", "wave_sizes"]
+
+Accept = Callable[[int, int, Completion], bool]
+"""Place of a prompt, index of a completion, the completion -> whether it solves the prompt."""
+
+Follow = Callable[[int, Sequence[Completion]], Prompt | None]
+"""Place of a prompt, the completions of its chain so far -> what to ask next, or None to end."""
+
+
+NO_ROOM = Completion(text="", outcome=Outcome.TRUNCATED, num_tokens=0, mean_logprob=0.0)
+"""What a prompt gives that leaves no room for an answer in the model's context."""
 
 
 class SamplingParams(Record):
@@ -28,8 +38,18 @@ class SamplingParams(Record):
 class Engine(Protocol):
     """Samples completions from one model."""
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
-        """N completions of each prompt, in the order of the prompts."""
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+    ) -> list[list[Completion]]:
+        """N completions of each prompt, in the order of the prompts.
+
+        With accept, completions may be sampled in waves of wave_sizes(n): a prompt then ends with the first wave that
+        holds an accepted one, and has fewer. Completion i is the same either way.
+        """
+        ...
+
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        """A completion of each prompt, then of what follow asks next, and so on: each prompt at its own pace."""
         ...
 
     def close(self) -> None:
@@ -44,16 +64,25 @@ class LazyEngine:
         self.checkpoint, self.config, self.prompt = checkpoint, config, prompt
         self.engine: Engine | None = None
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+    ) -> list[list[Completion]]:
         """See Engine."""
-        if self.engine is None:
-            self.engine = self._load()
-        return self.engine.sample(prompts, n, params)
+        return self._loaded().sample(prompts, n, params, accept)
+
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        """See Engine."""
+        return self._loaded().chain(prompts, params, follow)
 
     def close(self) -> None:
         """See Engine."""
         if self.engine is not None:
             self.engine.close()
+
+    def _loaded(self) -> Engine:
+        if self.engine is None:
+            self.engine = self._load()
+        return self.engine
 
     def _load(self) -> Engine:
         if self.config.kind == "openai":
@@ -77,3 +106,11 @@ def open_engine(checkpoint: Checkpoint, config: EngineConfig, prompt: PromptConf
         yield engine
     finally:
         engine.close()
+
+
+def wave_sizes(n: int) -> list[int]:
+    """Sizes of the waves in which n completions are sampled until one solves the prompt: 1, 1, 2, 4, ..."""
+    sizes: list[int] = []
+    while (left := n - sum(sizes)) > 0:
+        sizes.append(min(left, max(1, sum(sizes))))
+    return sizes

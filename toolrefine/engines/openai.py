@@ -7,34 +7,37 @@ How a server is asked is found out with the first prompt, richest way first:
 - text: /v1/completions with our own prompt as text. The server's tokenizer may add a token at the beginning.
 - chat: /v1/chat/completions. The server makes the prompt (`toolrefine doctor --server` compares it) and may parse the
   calls itself.
+
+Every completion is a request of its own with a seed of its own: some servers give one completion whatever n they are
+asked for, some give n times the same, and a completion must not depend on how many are asked for together. That the
+prompt is computed once is the server's prefix cache's part.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
+import re
 import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple, get_args
 
 import httpx2
 
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
-from toolrefine.engines import SamplingParams
+from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams, wave_sizes
+from toolrefine.engines.answers import Answers
 from toolrefine.engines.launch import Server, launch
-from toolrefine.errors import ConfigError, DataError, RequestError, WorkError
-from toolrefine.formats import Parsed
-from toolrefine.formats.base import UnreadableError
-from toolrefine.formats.json_object import read_json
+from toolrefine.engines.replies import read_choice
+from toolrefine.errors import ConfigError, RequestError, WorkError
 from toolrefine.models import generation_eos_ids, load_tokenizer, resolve_model
 from toolrefine.seeds import derive_seed
-from toolrefine.types import Checkpoint, Completion, Outcome, Prompt, ToolCall
+from toolrefine.types import Checkpoint, Completion, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -45,25 +48,48 @@ RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 NOT_UNDERSTOOD = {400, 404, 405, 415, 422, 501}
 """What a server says that does not know this way of asking."""
 
+TOO_LONG_STATUS = {400, 413, 422}
+TOO_LONG = re.compile(
+    "maximum context length|model's context length|maximum model length"  # OpenAI, vLLM, SGLang
+    "|context_length_exceeded|exceed_context_size_error|available context size",  # codes; llama.cpp
+    re.IGNORECASE,
+)
+"""What a server says to a prompt that leaves no room for an answer."""
+
 MAX_WAIT_S = 60.0
+
+
+class Wave(NamedTuple):
+    """Completions of one prompt to ask for side by side."""
+
+    key: str
+    prompt: Prompt
+    indices: list[int]
 
 
 class OpenAIEngine:
     """Samples from a server. Requests run side by side, up to engine.concurrency at once."""
 
     def __init__(
-        self, chat: Chat, config: EngineConfig, base_url: str, model: str, server: Server | None = None
+        self,
+        chat: Chat,
+        config: EngineConfig,
+        base_url: str,
+        model: str,
+        answers: Answers,
+        server: Server | None = None,
     ) -> None:
         """Speak with the server at base_url, which calls the model `model`; a server given is stopped in the end."""
         self.chat = chat
         self.config = config
         self.model = model
+        self.answers = answers
         self.server = server
         self.way: Way | None = None
-        self.usage = {"requests": 0, "retries": 0, "prompt_tokens": 0, "completion_tokens": 0}
-        """Totals since the engine was opened, as the server counts them."""
-        self._ends = chat.tokenizer.convert_ids_to_tokens(sorted(chat.eos_ids))
+        self.usage = {"requests": 0, "retries": 0, "prompt_tokens": 0, "completion_tokens": 0, "too_long": 0}
+        """Totals since the engine was opened, tokens as the server counts them."""
         self._lock = threading.Lock()
+        self._failed = threading.Event()
         key = os.environ.get(config.api_key_env, "")
         self.client = httpx2.Client(
             base_url=base_url,
@@ -82,13 +108,14 @@ class OpenAIEngine:
         """
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         chat = Chat(tokenizer, prompt, generation_eos_ids(checkpoint))
+        answers = Answers(config.answers, checkpoint, prompt)
         if config.launch:
             server = launch(checkpoint, config)
-            return cls(chat, config, f"{server.url}/v1", server.model, server)
+            return cls(chat, config, f"{server.url}/v1", server.model, answers, server)
         if not config.base_url:
             raise ConfigError("engine.base_url: missing; name a server, or set engine.launch to start one")
         url = f"{config.base_url.rstrip('/').removesuffix('/v1')}/v1"
-        return cls(chat, config, url, served_name(url, checkpoint, config))
+        return cls(chat, config, url, served_name(url, checkpoint, config), answers)
 
     def close(self) -> None:
         """Close the connections, and stop the server if this engine has started it."""
@@ -96,66 +123,117 @@ class OpenAIEngine:
         if self.server is not None:
             self.server.stop()
         if self.usage["requests"]:
-            log.info("server: %s", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.usage.items()))
+            counts = [f"{count} {name.replace('_', ' ')}" for name, count in self.usage.items() if count]
+            log.info("server: %s", ", ".join(counts))
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+    ) -> list[list[Completion]]:
         """See Engine. The server's noise is its own: a seed goes with each request, but batches may change answers.
+
+        What a server says is too long for it gives TRUNCATED completions without tokens.
 
         Raises:
             RequestError: the server refuses a prompt.
-            WorkError: the server keeps failing. The chunk is sampled again when the run goes on.
+            WorkError: the server keeps failing. Requests on their way are waited for, and what has been answered stays
+                in engine.answers: the same call asks for the rest.
         """
-        if not prompts:
-            return []
-        answers, way = [], self.way
-        if way is None:
-            way, answer = self._find_way(prompts[0], n, params)
-            self.way = way
-            answers.append(answer)
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            jobs = [pool.submit(self._answer, way, prompt, n, params) for prompt in prompts[len(answers) :]]
-            try:
-                answers += [job.result() for job in jobs]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return answers
+        groups: list[list[Completion]] = [[] for _ in prompts]
 
-    def _find_way(self, prompt: Prompt, n: int, params: SamplingParams) -> tuple[Way, list[Completion]]:
-        """The first way that the server understands, and what it answers to this prompt."""
+        def waves(place: int) -> Iterator[Wave]:
+            key, group = self.answers.key(prompts[place], params), groups[place]
+            known = self.answers.known(key)
+            for size in wave_sizes(n) if accept else [n]:
+                indices = range(len(group), len(group) + size)
+                yield Wave(key, prompts[place], [index for index in indices if index not in known])
+                group += [known[index] for index in indices]
+                solved = [accept(place, index, known[index]) for index in indices if accept]
+                if any(solved):
+                    break
+
+        self.answers.begin(prompts, params)
+        self._run([waves(place) for place in range(len(prompts))], params)
+        return groups
+
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        """See Engine; see sample."""
+        chains: list[list[Completion]] = [[] for _ in prompts]
+
+        def waves(place: int) -> Iterator[Wave]:
+            prompt: Prompt | None = prompts[place]
+            while prompt is not None:
+                key = self.answers.key(prompt, params)
+                known = self.answers.known(key)
+                yield Wave(key, prompt, [0] if 0 not in known else [])
+                chains[place].append(known[0])
+                prompt = follow(place, chains[place])
+
+        self.answers.begin(prompts, params)
+        self._run([waves(place) for place in range(len(prompts))], params)
+        return chains
+
+    def _run(self, waves_of: Sequence[Iterator[Wave]], params: SamplingParams) -> None:
+        """Ask for the waves of each place, one after the other; those of different places wait for no other's."""
+        places: dict[Future[None], int] = {}
+        num_open = [0] * len(waves_of)
+        done: SimpleQueue[Future[None]] = SimpleQueue()
+        self._failed.clear()
+
+        def ask(place: int) -> None:
+            """Send the requests of the next wave that lacks answers."""
+            for wave in waves_of[place]:
+                if not wave.indices:
+                    continue
+                way = self.way or self._find_way(wave, params)
+                if not wave.indices:
+                    continue
+                body = self._body(way, wave.prompt, params)
+                num_open[place] = len(wave.indices)
+                for index in wave.indices:
+                    job = pool.submit(self._answer, way, wave, index, params, body)
+                    places[job] = place
+                    job.add_done_callback(done.put)
+                return
+
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            try:
+                for place in range(len(waves_of)):
+                    ask(place)
+                while places:
+                    job = done.get()
+                    place = places.pop(job)
+                    job.result()
+                    num_open[place] -= 1
+                    if not num_open[place]:
+                        ask(place)
+            except BaseException:
+                self._failed.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _find_way(self, wave: Wave, params: SamplingParams) -> Way:
+        """The first way that the server understands. It has answered the first of the wave then, which is taken off."""
         ways: tuple[Way, ...] = get_args(Way) if self.config.api == "auto" else (self.config.api,)
         refusals = []
         for way in ways:
             try:
-                answer = self._answer(way, prompt, n, params)
+                self._answer(way, wave, wave.indices[0], params, self._body(way, wave.prompt, params))
             except NotUnderstoodError as error:
                 refusals.append(f"{way}: {error}")
                 continue
             log.info("server %s is asked with %s; calls are written as %s", self.model, way, self.chat.format.name)
-            return way, answer
+            wave.indices.pop(0)
+            self.way = way
+            return way
         raise RequestError(f"server {self.client.base_url}: answers in no way: {'; '.join(refusals)}")
 
-    def _answer(self, way: Way, prompt: Prompt, n: int, params: SamplingParams) -> list[Completion]:
-        """Ask until there are n completions: some servers give one, whatever n they are asked for."""
-        completions: list[Completion] = []
-        while len(completions) < n:
-            body = self._body(way, prompt, n - len(completions), params, first=len(completions))
-            reply = self._post(PATHS[way], body)
-            choices = reply.get("choices") or []
-            if not choices:
-                raise WorkError(f"server {self.client.base_url}: a reply without choices: {str(reply)[:200]}")
-            self._count(reply.get("usage") or {})
-            completions += [self._complete(prompt, choice, reply, len(choices)) for choice in choices]
-        return completions[:n]
-
-    def _body(self, way: Way, prompt: Prompt, n: int, params: SamplingParams, first: int) -> dict[str, Any]:
+    def _body(self, way: Way, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+        """A request without its seed."""
         body: dict[str, Any] = {
             "model": self.model,
-            "n": n,
             "max_tokens": params.max_new_tokens,
             "temperature": params.temperature,
             "top_p": params.top_p,
-            "seed": derive_seed(params.seed, prompt.id, first) % 2**31,
         }
         match way:
             case "tokens":
@@ -166,14 +244,34 @@ class OpenAIEngine:
             case "chat":
                 return {**body, **self.chat.request(prompt.messages, prompt.tools)}
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, way: Way, wave: Wave, index: int, params: SamplingParams, body: dict[str, Any]) -> None:
+        """Ask for one completion, and keep it."""
+        prompt = wave.prompt
+        seed = derive_seed(params.seed, prompt.id, index) % 2**31
+        try:
+            reply = self._post(PATHS[way], {**body, "seed": seed}, prompt.id)
+        except TooLongError as error:
+            if not self.usage["too_long"]:
+                log.info("server %s: no room for an answer, which counts as truncated: %s", self.model, error)
+            self._count(too_long=1)
+            completion = NO_ROOM
+        else:
+            choices = reply.get("choices") or []
+            if not choices:
+                raise WorkError(f"server {self.client.base_url}: a reply without choices: {str(reply)[:200]}")
+            usage = reply.get("usage") or {}
+            self._count(requests=1, **{name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")})
+            completion = read_choice(self.chat, prompt, choices[0], usage)
+        self.answers.add(wave.key, prompt.id, index, completion)
+
+    def _post(self, path: str, body: dict[str, Any], prompt_id: str) -> dict[str, Any]:
         """One request, tried again with growing pauses where the server is busy, broken or gone."""
         problem, pause = "", 0.0
         for attempt in range(self.config.max_retries + 1):
             if attempt:
-                with self._lock:
-                    self.usage["retries"] += 1
-                time.sleep(pause)
+                if self._failed.wait(pause):
+                    break
+                self._count(retries=1)
             pause = min(MAX_WAIT_S, self.config.retry_pause_s * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 reply = self.client.post(path, json=body)
@@ -186,66 +284,33 @@ class OpenAIEngine:
                 return _object(reply)
             problem = f"{reply.status_code}: {reply.text[:300]}"
             if reply.status_code not in RETRIED:
-                break
+                raise self._refusal(reply, problem, prompt_id)
             pause = max(pause, min(MAX_WAIT_S, _retry_after(reply)))
-        else:
-            raise WorkError(
-                f"server {self.client.base_url}: no answer in {self.config.max_retries + 1} attempts ({problem}); "
-                "see whether it runs, and repeat the command: it goes on from here"
-            )
-        if reply.status_code in NOT_UNDERSTOOD:
-            raise NotUnderstoodError(problem)
-        raise RequestError(f"server {self.client.base_url}: refuses: {problem}")
-
-    def _count(self, usage: dict[str, Any]) -> None:
-        with self._lock:
-            self.usage["requests"] += 1
-            for name in ("prompt_tokens", "completion_tokens"):
-                count = usage.get(name)
-                self.usage[name] += count if isinstance(count, int) else 0
-
-    def _complete(self, prompt: Prompt, choice: dict[str, Any], reply: dict[str, Any], num_choices: int) -> Completion:
-        truncated = choice.get("finish_reason") == "length"
-        message = choice.get("message")
-        text = str((message or choice).get("content" if message else "text") or "")
-        raw_calls = (message or {}).get("tool_calls")
-        if raw_calls:
-            text, parsed = self._read_calls(raw_calls, truncated)
-        else:
-            text = self._without_end(text)
-            parsed = self.chat.parse(text, truncated, prompt.tools)
-        logprobs = _token_logprobs(choice)
-        usage = (reply.get("usage") or {}).get("completion_tokens")
-        if logprobs:
-            num_tokens = len(logprobs)
-        elif num_choices == 1 and isinstance(usage, int):
-            num_tokens = usage
-        else:
-            num_tokens = len(self.chat.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return Completion(
-            text=text,
-            calls=parsed.calls,
-            outcome=parsed.outcome,
-            num_tokens=num_tokens,
-            mean_logprob=round(sum(logprobs) / len(logprobs), 6) if logprobs else None,
+        raise WorkError(
+            f"server {self.client.base_url}: no answer in {self.config.max_retries + 1} attempts ({problem}); "
+            "see whether it runs, and repeat the command: it goes on from here"
         )
 
-    def _without_end(self, text: str) -> str:
-        """The text without the end-of-turn token that a server may have left at its end."""
-        return next((text.removesuffix(end) for end in self._ends if end and text.endswith(end)), text)
+    def _refusal(self, reply: httpx2.Response, problem: str, prompt_id: str) -> RequestError:
+        if reply.status_code in TOO_LONG_STATUS and TOO_LONG.search(reply.text):
+            return TooLongError(problem)
+        if self.way is None and reply.status_code in NOT_UNDERSTOOD:
+            return NotUnderstoodError(problem)
+        return RequestError(f"server {self.client.base_url}: refuses {prompt_id}: {problem}")
 
-    def _read_calls(self, raw: Any, truncated: bool) -> tuple[str, Parsed]:
-        """Calls that the server has parsed, and how this model's format would write them."""
-        try:
-            calls = tuple(_read_call(item) for item in raw)
-            text = self.chat.format.render(calls)
-        except (UnreadableError, DataError, AttributeError, TypeError, ValueError):
-            return json.dumps(raw), Parsed(outcome=Outcome.TRUNCATED if truncated else Outcome.MALFORMED)
-        return text, Parsed(calls=calls, outcome=Outcome.TRUNCATED if truncated else Outcome.CALLS)
+    def _count(self, **counts: Any) -> None:
+        """Add to the totals; a server may leave its own out."""
+        with self._lock:
+            for name, count in counts.items():
+                self.usage[name] += count if isinstance(count, int) else 0
 
 
 class NotUnderstoodError(RequestError):
     """A server does not know this way of asking."""
+
+
+class TooLongError(RequestError):
+    """A prompt leaves no room for an answer in the server's context."""
 
 
 def served_name(url: str, checkpoint: Checkpoint, config: EngineConfig) -> str:
@@ -289,19 +354,3 @@ def _object(reply: httpx2.Response) -> dict[str, Any]:
 def _retry_after(reply: httpx2.Response) -> float:
     value = reply.headers.get("retry-after", "")
     return float(value) if value.isdecimal() else 0.0
-
-
-def _token_logprobs(choice: dict[str, Any]) -> list[float]:
-    """Log-probabilities of the sampled tokens, empty where the server does not give them."""
-    given = choice.get("logprobs") or {}
-    values = given.get("token_logprobs") or [token.get("logprob") for token in given.get("content") or []]
-    return [float(value) for value in values if isinstance(value, int | float)]
-
-
-def _read_call(item: Any) -> ToolCall:
-    function = item["function"]
-    arguments = function.get("arguments") or "{}"
-    value = read_json(arguments) if isinstance(arguments, str) else arguments
-    if not isinstance(value, dict) or not isinstance(function["name"], str) or not function["name"]:
-        raise UnreadableError("no name, or no object of arguments")
-    return ToolCall(name=function["name"], arguments=value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from toolrefine.engines import SamplingParams
+from toolrefine.engines import Accept, Follow, SamplingParams, wave_sizes
 from toolrefine.formats import get_format
 from toolrefine.types import Completion, Prompt
 
@@ -18,10 +18,31 @@ class ScriptedEngine:
         self.num_prompts = 0
         """Prompts answered so far."""
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+    ) -> list[list[Completion]]:
         """See Engine."""
-        self.num_prompts += len(prompts)
-        return [[self._complete(self.answer(prompt, index)) for index in range(n)] for prompt in prompts]
+        groups: list[list[Completion]] = [[] for _ in prompts]
+        for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            self.num_prompts += 1
+            for size in wave_sizes(n) if accept else [n]:
+                indices = range(len(group), len(group) + size)
+                group += [self._complete(self.answer(prompt, index)) for index in indices]
+                solved = [accept(place, index, group[index]) for index in indices if accept]
+                if any(solved):
+                    break
+        return groups
+
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        """See Engine."""
+        chains: list[list[Completion]] = [[] for _ in prompts]
+        for place, prompt in enumerate(prompts):
+            asked: Prompt | None = prompt
+            while asked is not None:
+                self.num_prompts += 1
+                chains[place].append(self._complete(self.answer(asked, 0)))
+                asked = follow(place, chains[place])
+        return chains
 
     def close(self) -> None:
         """See Engine."""

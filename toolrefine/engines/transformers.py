@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,14 @@ import torch
 
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
-from toolrefine.engines import SamplingParams
-from toolrefine.engines.decoding import Prefix, make_decoder
+from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams
+from toolrefine.engines.batching import Batch, Job, Sampled
+from toolrefine.engines.decoding import make_decoder
+from toolrefine.engines.generation import generate
+from toolrefine.engines.waves import WavePlanner
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.seeds import derive_seed
-from toolrefine.types import Checkpoint, Completion, Outcome, Prompt
+from toolrefine.types import Checkpoint, Completion, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,9 @@ class TransformersEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
-        self.prefixes: dict[str, Prefix] = {}
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        log.info("calls are written as %s; decoding: %s", self.chat.format.name, type(self.decoder).__name__)
+        way = type(self.decoder).__name__ if self.decoder else "the model's own generate"
+        log.info("calls are written as %s; decoding: %s", self.chat.format.name, way)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: EngineConfig, prompt: PromptConfig) -> TransformersEngine:
@@ -55,106 +58,99 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model's memory."""
-        del self.model, self.decoder, self.prefixes
+        del self.model, self.decoder
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> list[list[Completion]]:
-        """See Engine. A prompt that leaves no room for an answer gives TRUNCATED completions without tokens.
-
-        What is batched together depends on the prompts of this call alone: prompts are ordered by length and cut
-        into batches of at most max_batch_rows rows. The keys and values of a call with n = 1 are kept for prompts of
-        the next call that extend its prompts.
-        """
-        ids = [self.chat.prompt_ids(prompt.messages, prompt.tools) for prompt in prompts]
-        fits = [len(tokens) + params.max_new_tokens <= self.max_positions for tokens in ids]
-        order = sorted((i for i, fit in enumerate(fits) if fit), key=lambda i: len(ids[i]))
-        answers: list[list[Completion]] = [[NO_ROOM] * n for _ in prompts]
-        width = min(n, self.config.max_batch_rows)
-        size = self.config.max_batch_rows // width
-        known, self.prefixes = self.prefixes, {}
-        room = self.config.prefix_cache_gb * 2**30 if n == 1 else 0
-        for start, first in itertools.product(range(0, len(order), size), range(0, n, width)):
-            batch, indices = order[start : start + size], range(first, min(first + width, n))
-            noise_rs = torch.from_numpy(np.concatenate([noise(prompts[i].id, indices, params) for i in batch]))
-            beginnings = [known.get(prompts[i].extends or "") for i in batch]
-            logits = self.decoder.prefill([ids[i] for i in batch], len(indices), beginnings)
-            if room > 0:
-                prefilled = dict(zip([prompts[i].id for i in batch], self.decoder.prefixes(), strict=False))
-                room -= sum(prefix.num_bytes for prefix in prefilled.values())
-                self.prefixes |= prefilled if room >= 0 else {}
-            rows = self._decode(logits, len(indices), params, noise_rs.to(self.model.device))
-            for place, row in enumerate(rows):
-                i = batch[place // len(indices)]
-                answers[i][indices[place % len(indices)]] = self._complete(prompts[i], *row)
+    def sample(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+    ) -> list[list[Completion]]:
+        """See Engine. A prompt that leaves no room for an answer gives TRUNCATED completions without tokens."""
+        answers: list[list[Completion]] = [[] for _ in prompts]
+        can_refill = self.decoder is not None and self.decoder.can_refill
+        planner = WavePlanner(n, accept) if accept and can_refill else None
+        # Without refilling, the rows of a prompt start together.
+        width = n if can_refill else self.config.max_batch_rows
+        jobs = []
+        for place, prompt in enumerate(prompts):
+            for first in range(0, n, width):
+                indices = range(first, min(first + width, n))
+                job = self._job(prompt, indices, params, answers[place])
+                if job is None:
+                    answers[place] += [NO_ROOM] * len(indices)
+                    continue
+                if planner is not None:
+                    job.next_wave = partial(planner.next_wave, place, answers[place])
+                jobs.append(job)
+        self._run(jobs, params)
         return answers
 
-    def _decode(
-        self, logits_bv: torch.Tensor, n: int, params: SamplingParams, noise_rs: torch.Tensor
-    ) -> list[tuple[list[int], float]]:
-        """Sampled ids of each row behind its prompt, the end-of-turn token included, and their log-probability."""
-        tokens: list[list[int]] = [[] for _ in range(len(logits_bv) * n)]
-        logprobs = [0.0] * len(tokens)
-        rows_bn = torch.arange(len(tokens)).view(-1, n)
-        finished = [False] * len(tokens)
-        logits = logits_bv.repeat_interleave(n, dim=0)
-        for step in range(params.max_new_tokens):
-            rows = rows_bn.flatten().tolist()
-            chosen, logprob = choose(logits, noise_rs[rows, step], params)
-            for row, token, value in zip(rows, chosen.tolist(), logprob.tolist(), strict=True):
-                if not finished[row]:
-                    tokens[row].append(token)
-                    logprobs[row] += value
-                    finished[row] = token in self.eos_ids
-            going = [b for b, group in enumerate(rows_bn.tolist()) if not all(finished[row] for row in group)]
-            if not going or step + 1 == params.max_new_tokens:
-                break
-            if len(going) <= 0.8 * len(rows_bn):
-                keep = torch.tensor(going)
-                self.decoder.keep(keep.to(chosen.device))
-                chosen = chosen.view(-1, n)[keep.to(chosen.device)].flatten()
-                rows_bn = rows_bn[keep]
-            logits = self.decoder.step(chosen)
-        return list(zip(tokens, logprobs, strict=True))
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        """See Engine. What has been computed of a prompt and its completion is not computed again for the next."""
+        answers: list[list[Completion]] = [[] for _ in prompts]
 
-    def _complete(self, prompt: Prompt, tokens: list[int], logprob: float) -> Completion:
-        ended = tokens[-1] in self.eos_ids
-        text = self.tokenizer.decode(
-            tokens[:-1] if ended else tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        parsed = self.chat.parse(text, truncated=not ended, tools=prompt.tools)
-        return Completion(
-            text=text,
-            calls=parsed.calls,
-            outcome=parsed.outcome,
-            num_tokens=len(tokens),
-            mean_logprob=round(logprob / len(tokens), 6),
+        def job_of(place: int, prompt: Prompt | None) -> Job | None:
+            while prompt is not None:
+                job = self._job(prompt, range(1), params, answers[place])
+                if job is not None:
+                    job.follow = lambda: job_of(place, follow(place, answers[place]))
+                    return job
+                answers[place].append(NO_ROOM)
+                prompt = follow(place, answers[place])
+            return None
+
+        jobs = [job_of(place, prompt) for place, prompt in enumerate(prompts)]
+        self._run([job for job in jobs if job is not None], params)
+        return answers
+
+    def _job(
+        self, prompt: Prompt, indices: Sequence[int], params: SamplingParams, answers: list[Completion]
+    ) -> Job | None:
+        """What a batch has to do for a prompt, all in one wave, or None where it leaves no room for an answer."""
+        ids = self.chat.prompt_ids(prompt.messages, prompt.tools)
+        if len(ids) + params.max_new_tokens > self.max_positions:
+            return None
+        return Job(
+            ids,
+            n=indices[-1] + 1,
+            on_wave=lambda wave: answers.extend(self._complete(prompt, wave)),
+            next_wave=lambda num_done: () if num_done else indices,
+            noise=lambda index: noise(prompt.id, index, params),
         )
 
+    @torch.inference_mode()
+    def _run(self, jobs: list[Job], params: SamplingParams) -> None:
+        """What is batched together depends on the jobs alone, so that a repeated call gives the same."""
+        if self.decoder is None:
+            generate(self.model, jobs, params, self.eos_ids, self.config.max_batch_rows)
+            return
+        max_bytes = self.config.prefix_cache_gb * 2**30
+        batch = Batch(self.decoder, params, self.eos_ids, self.config.max_batch_rows, max_bytes)
+        batch.run(sorted(jobs, key=lambda job: -len(job.ids)))
 
-NO_ROOM = Completion(text="", outcome=Outcome.TRUNCATED, num_tokens=0, mean_logprob=0.0)
+    def _complete(self, prompt: Prompt, wave: list[Sampled]) -> list[Completion]:
+        """Completions with the same tokens are decoded and parsed once."""
+        known: dict[tuple[int, ...], Completion] = {}
+        completions = []
+        for item in wave:
+            if item.ids not in known:
+                ended = item.ids[-1] in self.eos_ids
+                text = self.tokenizer.decode(
+                    item.ids[:-1] if ended else item.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                )
+                parsed = self.chat.parse(text, truncated=not ended, tools=prompt.tools)
+                known[item.ids] = Completion(
+                    text=text,
+                    calls=parsed.calls,
+                    outcome=parsed.outcome,
+                    num_tokens=len(item.ids),
+                    mean_logprob=round(item.logprob / len(item.ids), 6),
+                )
+            completions.append(known[item.ids])
+        return completions
 
 
-def noise(prompt_id: str, indices: Sequence[int], params: SamplingParams) -> np.ndarray[Any, Any]:
-    """Uniform numbers (indices, max_new_tokens), a pure function of seed, prompt id, completion index and step."""
-    keys = [derive_seed(params.seed, prompt_id, index) for index in indices]
-    return np.stack([np.random.Generator(np.random.Philox(key)).random(params.max_new_tokens) for key in keys])
-
-
-def choose(logits_rv: torch.Tensor, noise_r: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token a row by inverting the distribution function, and its log-probability at temperature 1."""
-    logits_rv = logits_rv.float()
-    if params.temperature == 0.0:
-        chosen = logits_rv.argmax(dim=-1)
-    else:
-        probabilities = (logits_rv / params.temperature).softmax(dim=-1)
-        if params.top_p < 1.0:
-            ordered, places = probabilities.sort(dim=-1, descending=True)
-            ordered[ordered.cumsum(dim=-1) - ordered >= params.top_p] = 0.0
-            probabilities = torch.zeros_like(probabilities).scatter_(-1, places, ordered)
-        total = probabilities.double().cumsum(dim=-1)
-        chosen = torch.searchsorted(total, noise_r[:, None] * total[:, -1:], right=True)[:, 0]
-        chosen = chosen.clamp(max=logits_rv.shape[-1] - 1)
-    logprob = logits_rv.gather(-1, chosen[:, None])[:, 0] - logits_rv.logsumexp(dim=-1)
-    return chosen, logprob
+def noise(prompt_id: str, index: int, params: SamplingParams) -> np.ndarray[Any, Any]:
+    """Uniform numbers (max_new_tokens,), a pure function of seed, prompt id, completion index and step."""
+    key = derive_seed(params.seed, prompt_id, index)
+    return np.random.Generator(np.random.Philox(key)).random(params.max_new_tokens)

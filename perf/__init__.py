@@ -1,0 +1,1 @@
+"""Measurements of toolrefine beside what people would use instead."""

@@ -1,0 +1,71 @@
+"""Sampling with a model's own generate, for architectures whose state is more than keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+from toolrefine.engines import SamplingParams
+from toolrefine.engines.batching import Job, Sampled, choose
+
+
+def generate(model: Any, jobs: Sequence[Job], params: SamplingParams, eos_ids: set[int], max_rows: int) -> None:
+    """Run jobs to their end. Rows of one batch are prompts of one length: padding could leave its mark in a state."""
+    while jobs:
+        rows = [(job, number) for job in sorted(jobs, key=lambda job: len(job.ids)) for number in job.next_wave(0)]
+        done: dict[Job, list[Sampled]] = {}
+        for _, group in groupby(rows, key=lambda row: len(row[0].ids)):
+            same = list(group)
+            for start in range(0, len(same), max_rows):
+                batch = same[start : start + max_rows]
+                for (job, number), (ids, logprob) in zip(batch, _generate(model, batch, params, eos_ids), strict=True):
+                    done.setdefault(job, []).append(Sampled(number, ids, logprob))
+        for job, sampled in done.items():
+            job.on_wave(sampled)
+        jobs = [following for job in done if (following := job.follow())]
+
+
+def _generate(
+    model: Any, batch: Sequence[tuple[Job, int]], params: SamplingParams, eos_ids: set[int]
+) -> list[tuple[tuple[int, ...], float]]:
+    ids = torch.tensor([job.ids for job, _ in batch], device=model.device)
+    chooser = _Chooser([job.noise(number).tolist() for job, number in batch], params)
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=params.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        logits_processor=[chooser],
+        eos_token_id=sorted(eos_ids) or None,
+        pad_token_id=min(eos_ids, default=0),
+    )
+    answers = []
+    for tokens, logprobs in zip(chooser.tokens, chooser.logprobs, strict=True):
+        end = next((place + 1 for place, token in enumerate(tokens) if token in eos_ids), len(tokens))
+        answers.append((tuple(tokens[:end]), sum(logprobs[:end])))
+    return answers
+
+
+class _Chooser(LogitsProcessor):
+    """Chooses each row's token by its own noise, and leaves generate no other choice."""
+
+    def __init__(self, noise_rs: list[list[float]], params: SamplingParams) -> None:
+        self.noise_rs, self.params = noise_rs, params
+        self.tokens: list[list[int]] = [[] for _ in noise_rs]
+        self.logprobs: list[list[float]] = [[] for _ in noise_rs]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = range(len(scores))
+        step = len(self.tokens[0])
+        tokens, logprobs = choose(scores, rows, [noise[step] for noise in self.noise_rs], self.params)
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            self.tokens[row].append(token)
+            self.logprobs[row].append(logprob)
+        chosen = torch.full_like(scores, -torch.inf)
+        chosen[list(rows), tokens] = 0.0
+        return chosen

@@ -1,0 +1,75 @@
+"""From a choice in an OpenAI-compatible server's reply to a completion."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from toolrefine.chat import Chat
+from toolrefine.errors import DataError
+from toolrefine.formats import Parsed
+from toolrefine.formats.base import UnreadableError
+from toolrefine.formats.json_object import read_json
+from toolrefine.types import Completion, Outcome, Prompt, ToolCall
+
+
+def read_choice(chat: Chat, prompt: Prompt, choice: dict[str, Any], usage: dict[str, Any]) -> Completion:
+    """The only choice of a reply as a completion, whether the server has parsed its calls or not."""
+    truncated = choice.get("finish_reason") == "length"
+    message = choice.get("message")
+    text = str((message or choice).get("content" if message else "text") or "")
+    text = text.encode(errors="replace").decode()  # JSON can name half a character, which no file can hold
+    raw_calls = (message or {}).get("tool_calls")
+    if raw_calls:
+        text, parsed = _read_calls(chat, raw_calls, truncated)
+    else:
+        text = _without_end(chat, text)
+        parsed = chat.parse(text, truncated, prompt.tools)
+    logprobs = _token_logprobs(choice)
+    counted = usage.get("completion_tokens")
+    if logprobs:
+        num_tokens = len(logprobs)
+    elif isinstance(counted, int):
+        num_tokens = counted
+    else:
+        num_tokens = len(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Completion(
+        text=text,
+        calls=parsed.calls,
+        outcome=parsed.outcome,
+        num_tokens=num_tokens,
+        mean_logprob=round(sum(logprobs) / len(logprobs), 6) if logprobs else None,
+    )
+
+
+def _without_end(chat: Chat, text: str) -> str:
+    """The text without the end-of-turn token that a server may have left at its end."""
+    ends = chat.tokenizer.convert_ids_to_tokens(sorted(chat.eos_ids))
+    return next((text.removesuffix(end) for end in ends if end and text.endswith(end)), text)
+
+
+def _read_calls(chat: Chat, raw: Any, truncated: bool) -> tuple[str, Parsed]:
+    """Calls that the server has parsed, and how this model's format would write them."""
+    try:
+        calls = tuple(_read_call(item) for item in raw)
+        text = chat.format.render(calls)
+        json.dumps(raw, ensure_ascii=False).encode()
+    except (UnreadableError, DataError, AttributeError, TypeError, ValueError):
+        return json.dumps(raw), Parsed(outcome=Outcome.TRUNCATED if truncated else Outcome.MALFORMED)
+    return text, Parsed(calls=calls, outcome=Outcome.TRUNCATED if truncated else Outcome.CALLS)
+
+
+def _read_call(item: Any) -> ToolCall:
+    function = item["function"]
+    arguments = function.get("arguments") or "{}"
+    value = read_json(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(value, dict) or not isinstance(function["name"], str) or not function["name"]:
+        raise UnreadableError("no name, or no object of arguments")
+    return ToolCall(name=function["name"], arguments=value)
+
+
+def _token_logprobs(choice: dict[str, Any]) -> list[float]:
+    """Log-probabilities of the sampled tokens, empty where the server does not give them."""
+    given = choice.get("logprobs") or {}
+    values = given.get("token_logprobs") or [token.get("logprob") for token in given.get("content") or []]
+    return [float(value) for value in values if isinstance(value, int | float)]
