@@ -37,6 +37,7 @@ class FakeServer(ThreadingHTTPServer):
         self.parses_calls = False
         self.finish_reason = "stop"
         self.gives_logprobs = True
+        self.max_choices = 128
         for name, value in behaviour.items():
             assert hasattr(self, name)
             setattr(self, name, value)
@@ -82,9 +83,10 @@ class Handler(BaseHTTPRequestHandler):
         if way not in server.ways:
             self.send({"error": f"no {way} here"}, 422)
             return
-        text = server.text_of(body) if server.text_of else server.text
-        choice = self.chat_choice(text) if chat else self.choice(text)
-        self.send({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+        num_choices = min(body.get("n", 1), server.max_choices)
+        texts = [server.text_of(body) if server.text_of else server.text for _ in range(num_choices)]
+        choices = [self.chat_choice(text) if chat else self.choice(text) for text in texts]
+        self.send({"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3 * num_choices}})
 
     def choice(self, text: str) -> dict[str, Any]:
         logprobs = {"token_logprobs": [-0.5, -0.25, 0.0]} if self.server.gives_logprobs else None

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
-from toolrefine.engines import Accept, SamplingParams, wave_sizes
+from toolrefine.engines import Accept, SamplingParams
 from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.transformers import TransformersEngine, noise
@@ -241,11 +241,6 @@ def test_waves_stop_where_a_prompt_is_solved_and_are_given_up_where_few_are() ->
     assert planned(lambda place, index, _: index == 3, 20) == [8] * NUM_PROBES + [4] * rest
     assert planned(lambda place, index, _: False, 20) == [8] * 20
     assert planned(lambda place, index, _: index == 7, 20) == [8] * 20
-
-
-@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (2, [1, 1]), (6, [1, 1, 2, 2]), (8, [1, 1, 2, 4])])
-def test_waves_double(n: int, sizes: list[int]) -> None:
-    assert wave_sizes(n) == sizes
 
 
 def test_noise_depends_on_its_keys_alone() -> None:

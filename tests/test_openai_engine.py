@@ -203,6 +203,17 @@ def test_waves_at_a_server_give_the_beginning_of_all_completions(samples: list[S
     assert len(server.bodies) == sum(map(len, groups)) < 12 * 8
 
 
+@pytest.mark.parametrize(("max_choices", "num_requests"), [(128, 3), (1, 8), (3, 4)])
+def test_a_request_may_ask_for_several_completions(samples: list[Sample], max_choices: int, num_requests: int) -> None:
+    with fake_server(max_choices=max_choices, gives_logprobs=False) as (server, url):
+        engine = load(url, completions_per_request=4)
+        (group,) = engine.sample([to_prompt(samples[0])], 8, PARAMS)
+    assert [(c.text, len(c.calls)) for c in group] == [(CALL, 1)] * 8
+    assert len(server.bodies) == num_requests
+    assert len({body["seed"] for body in server.bodies}) == num_requests
+    assert engine.usage["completion_tokens"] == 24
+
+
 def test_the_waves_of_one_prompt_wait_for_no_other(samples: list[Sample]) -> None:
     answered = threading.Event()
 

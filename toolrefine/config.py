@@ -136,7 +136,10 @@ class EngineConfig(Record):
     api_key_env: str = "OPENAI_API_KEY"
     """openai: environment variable with the key."""
     concurrency: int = Field(default=128, ge=1)
-    """openai: requests at once; each asks for one completion."""
+    """openai: requests at once."""
+    completions_per_request: int = Field(default=1, ge=1)
+    """openai: completions of a prompt that one request asks for at most (n). More than 1 is for servers that bill or
+    compute the prompt for every request; they share a seed then, so that each depends on how many there are."""
     timeout_s: float = Field(default=600.0, gt=0.0)
     """openai: seconds that one request may take."""
     max_retries: int = Field(default=6, ge=0)

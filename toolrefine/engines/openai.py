@@ -8,9 +8,9 @@ How a server is asked is found out with the first prompt, richest way first:
 - chat: /v1/chat/completions. The server makes the prompt (`toolrefine doctor --server` compares it) and may parse the
   calls itself.
 
-Every completion is a request of its own with a seed of its own: some servers give one completion whatever n they are
-asked for, some give n times the same, and a completion must not depend on how many are asked for together. That the
-prompt is computed once is the server's prefix cache's part.
+Unless engine.completions_per_request says more, every completion is a request of its own with a seed of its own: some
+servers give one completion whatever n they are asked for, some give n times the same, and a completion must not depend
+on how many are asked for together. That the prompt is computed once is the server's prefix cache's part.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ class OpenAIEngine:
                 if not wave.indices:
                     continue
                 body = self._body(way, wave.prompt, params)
-                num_open[place] = len(wave.indices)
-                for index in wave.indices:
-                    job = pool.submit(self._answer, way, wave, index, params, body)
+                for start in range(0, len(wave.indices), size := self.config.completions_per_request):
+                    job = pool.submit(self._answer, way, wave, wave.indices[start : start + size], params, body)
                     places[job] = place
+                    num_open[place] += 1
                     job.add_done_callback(done.put)
                 return
 
@@ -217,7 +217,7 @@ class OpenAIEngine:
         refusals = []
         for way in ways:
             try:
-                self._answer(way, wave, wave.indices[0], params, self._body(way, wave.prompt, params))
+                self._answer(way, wave, wave.indices[:1], params, self._body(way, wave.prompt, params))
             except NotUnderstoodError as error:
                 refusals.append(f"{way}: {error}")
                 continue
@@ -244,25 +244,37 @@ class OpenAIEngine:
             case "chat":
                 return {**body, **self.chat.request(prompt.messages, prompt.tools)}
 
-    def _answer(self, way: Way, wave: Wave, index: int, params: SamplingParams, body: dict[str, Any]) -> None:
-        """Ask for one completion, and keep it."""
-        prompt = wave.prompt
-        seed = derive_seed(params.seed, prompt.id, index) % 2**31
+    def _answer(
+        self, way: Way, wave: Wave, indices: Sequence[int], params: SamplingParams, body: dict[str, Any]
+    ) -> None:
+        """Ask for completions, and keep them. What a server leaves out of n is asked for again."""
+        while indices:
+            completions = self._ask(way, wave.prompt, indices, params, body)
+            for index, completion in zip(indices, completions, strict=False):
+                self.answers.add(wave.key, wave.prompt.id, index, completion)
+            indices = indices[len(completions) :]
+
+    def _ask(
+        self, way: Way, prompt: Prompt, indices: Sequence[int], params: SamplingParams, body: dict[str, Any]
+    ) -> list[Completion]:
+        """One completion at least, in one request."""
+        body = {**body, "seed": derive_seed(params.seed, prompt.id, indices[0]) % 2**31}
+        if len(indices) > 1:
+            body["n"] = len(indices)
         try:
-            reply = self._post(PATHS[way], {**body, "seed": seed}, prompt.id)
+            reply = self._post(PATHS[way], body, prompt.id)
         except TooLongError as error:
             if not self.usage["too_long"]:
                 log.info("server %s: no room for an answer, which counts as truncated: %s", self.model, error)
-            self._count(too_long=1)
-            completion = NO_ROOM
-        else:
-            choices = reply.get("choices") or []
-            if not choices:
-                raise WorkError(f"server {self.client.base_url}: a reply without choices: {str(reply)[:200]}")
-            usage = reply.get("usage") or {}
-            self._count(requests=1, **{name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")})
-            completion = read_choice(self.chat, prompt, choices[0], usage)
-        self.answers.add(wave.key, prompt.id, index, completion)
+            self._count(too_long=len(indices))
+            return [NO_ROOM] * len(indices)
+        choices = reply.get("choices") or []
+        if not choices:
+            raise WorkError(f"server {self.client.base_url}: a reply without choices: {str(reply)[:200]}")
+        usage = reply.get("usage") or {}
+        self._count(requests=1, **{name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")})
+        counted = usage if len(choices) == 1 else {}
+        return [read_choice(self.chat, prompt, choice, counted) for choice in choices]
 
     def _post(self, path: str, body: dict[str, Any], prompt_id: str) -> dict[str, Any]:
         """One request, tried again with growing pauses where the server is busy, broken or gone."""

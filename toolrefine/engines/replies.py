@@ -14,7 +14,10 @@ from toolrefine.types import Completion, Outcome, Prompt, ToolCall
 
 
 def read_choice(chat: Chat, prompt: Prompt, choice: dict[str, Any], usage: dict[str, Any]) -> Completion:
-    """The only choice of a reply as a completion, whether the server has parsed its calls or not."""
+    """A choice of a reply as a completion, whether the server has parsed its calls or not.
+
+    usage is the reply's, which counts the tokens of all its choices: empty where there are several.
+    """
     truncated = choice.get("finish_reason") == "length"
     message = choice.get("message")
     text = str((message or choice).get("content" if message else "text") or "")
