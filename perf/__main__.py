@@ -91,8 +91,8 @@ def waves(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task
     from perf.waves import waves_rows
 
-    task = Task(shape="5M", num_prompts=64)
-    few = task.model_copy(update={"num_prompts": 32})
+    task = Task(shape="5M", num_prompts=128)
+    few = task.model_copy(update={"num_prompts": 64})
     return [
         *waves_rows("success rates Beta(0.5, 0.5), k=8: all k", task, "mixed", at_least=1.35, saved_at_least=0.55),
         *waves_rows("no success at all, k=8: all k", few, "none", at_least=0.98, budget_s=20),

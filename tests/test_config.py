@@ -45,6 +45,15 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_waves_need_a_policy_that_one_success_decides() -> None:
+    path = REPO / "recipes/demo.toml"
+    with pytest.raises(ConfigError, match="rollout.waves=true needs selection.policy=solvable"):
+        load_config(path, ["rollout.waves=true", "selection.policy=frontier"])
+    assert load_config(path, ["rollout.waves=true"]).samples_in_waves
+    assert not load_config(path).samples_in_waves  # its refinement examples want drafts
+    assert load_config(path, ["corpus.refine_per_sample=0"]).samples_in_waves
+
+
 def test_a_missing_recipe_and_a_broken_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such recipe"):
         load_config(tmp_path / "none.toml")

@@ -136,6 +136,29 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path,
     assert data_files(tmp_path / "killed") == data_files(tmp_path / "whole")
 
 
+def test_waves_select_the_same_from_fewer_completions(world: World, tmp_path: Path) -> None:
+    changes = {"corpus": {"refine_per_sample": 0}, "baseline": False, "evaluation": {}}
+
+    def run(name: str, waves: Any) -> tuple[list[list[str]], int]:
+        world.asked.clear()
+        train(make_config(tmp_path / name, rollout={"k": 4, "chunk_size": 3, "waves": waves}, **changes))
+        selections = sorted((tmp_path / name).rglob("selected.jsonl"))
+        ids = [[json.loads(line)["sample_id"] for line in path.read_text().splitlines()] for path in selections]
+        return ids, len(world.asked)
+
+    (all_k, num_all), (in_waves, num_in_waves) = run("all", False), run("waves", "auto")
+    assert in_waves == all_k
+    assert num_in_waves < 0.7 * num_all
+
+
+def test_the_template_is_checked_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(loop, "check_template", lambda *_: checked.append(1))
+    train(make_config(tmp_path))
+    train(make_config(tmp_path))
+    assert checked == [1]
+
+
 def test_an_unsolvable_pool_trains_nothing(world: World, tmp_path: Path) -> None:
     world.places = dict.fromkeys(world.places, 99)
     assert train(make_config(tmp_path)).iteration == 0

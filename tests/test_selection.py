@@ -61,6 +61,14 @@ def test_pass_at_1_is_the_mean_pass_rate() -> None:
     assert mean_pass_at_k([*map(tally, groups)], 1) == pytest.approx(0.5)
 
 
+def test_pass_at_k_of_waves_looks_at_the_first_completions() -> None:
+    _, groups = make([0], [1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0])
+    tallies = [*map(tally, groups)]
+    assert [mean_pass_at_k(tallies, k) for k in (1, 2, 4)] == pytest.approx([0.2, 0.4, 0.8])
+    with pytest.raises(ValueError, match="fewer than k = 8"):
+        mean_pass_at_k(tallies, 8)
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
