@@ -43,11 +43,12 @@ def small_models(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task, sampling_rows
 
     return [
-        *sampling_rows("5M, k=8", Task(shape="5M", num_prompts=16), share=0.5, search_s=12),
+        *sampling_rows("5M, k=8", Task(shape="5M", num_prompts=16), share=0.25, search_s=8),
         *sampling_rows(
             "5M, k=8, varying lengths",
             Task(shape="5M", num_prompts=16, ends="by chance", max_new_tokens=96),
-            search_s=8,
+            share=0.25,
+            search_s=6,
             with_expand=False,
         ),
     ]
@@ -65,9 +66,9 @@ def middle_model(_: argparse.Namespace) -> list[Row]:
 
     return sampling_rows(
         "30M, k=8",
-        Task(shape="30M", num_prompts=8),
-        share=0.5,
-        search_s=25,
+        Task(shape="30M", num_prompts=16),
+        share=0.25,
+        search_s=20,
         with_bf16=True,
         targets=(5.0, 1.8, 8.0),
     )

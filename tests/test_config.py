@@ -47,7 +47,7 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
 
 def test_waves_need_a_policy_that_one_success_decides() -> None:
     path = REPO / "recipes/demo.toml"
-    with pytest.raises(ConfigError, match="rollout.waves=true needs selection.policy=solvable"):
+    with pytest.raises(ConfigError, match=r"rollout\.waves=true needs selection.policy=solvable"):
         load_config(path, ["rollout.waves=true", "selection.policy=frontier"])
     assert load_config(path, ["rollout.waves=true"]).samples_in_waves
     assert not load_config(path).samples_in_waves  # its refinement examples want drafts

@@ -167,8 +167,8 @@ class RolloutConfig(Record):
     temperature: float = Field(default=1.0, gt=0.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     max_new_tokens: int = Field(default=512, ge=1)
-    chunk_size: int = Field(default=64, ge=1)
-    """Samples worked on and written together: what a kill can cost at most."""
+    chunk_size: int = Field(default=256, ge=1)
+    """Samples worked on and written together: what a kill can cost at most. Small chunks leave the engine idle more."""
     waves: bool | Literal["auto"] = "auto"
     """Sample 1, 1, 2, 4, ... completions and stop at a correct one, which selects the same samples by policy solvable.
     auto: where nothing else needs all k, as the drafts of refinement examples and any other policy do."""

@@ -6,7 +6,7 @@ several agree on is computed once. A prompt is done when its last wave is, and i
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -47,6 +47,8 @@ class Job:
     follow: Callable[[], Job | None] = lambda: None
     """Once the prompt is done: another that begins with it and its last completion."""
     known: Prefix | None = None
+    expected_rows: Callable[[], float] = lambda: 0.0
+    """Completions to keep room for while further waves may come."""
     wave: Sequence[int] = ()
     """The wave that is being sampled, or the first to be."""
 
@@ -57,8 +59,8 @@ class Job:
 
     @property
     def room(self) -> float:
-        """Completions to expect at once: waves grow, where they go on at all."""
-        return len(self.wave) if self.is_last_wave else max(len(self.wave), 1.5)
+        """Completions to keep room for."""
+        return len(self.wave) if self.is_last_wave else max(len(self.wave), self.expected_rows())
 
 
 @dataclass(eq=False, slots=True)
@@ -309,6 +311,10 @@ def _in_place(steps: list[_Step]) -> list[_Step]:
     return [placed[place] if place in placed else next(rest) for place in range(len(steps))]
 
 
+BLOCK = 64
+"""Tokens whose probabilities are summed before the sums are: a sum over the vocabulary in double precision is dear."""
+
+
 def choose(
     logits_uv: torch.Tensor, rows: Sequence[int], noise: Sequence[float], params: SamplingParams
 ) -> tuple[list[int], list[float]]:
@@ -317,8 +323,7 @@ def choose(
     rows say which of the U distributions each completion draws from, noise is a uniform number for each.
     """
     logits_uv = logits_uv.float()
-    device = logits_uv.device
-    rows_c = torch.tensor(rows, device=device)
+    rows_c = torch.tensor(rows, device=logits_uv.device)
     if params.temperature == 0.0:
         chosen_c = logits_uv.argmax(dim=-1)[rows_c]
     else:
@@ -327,16 +332,23 @@ def choose(
             ordered, places = probabilities.sort(dim=-1, descending=True)
             ordered[ordered.cumsum(dim=-1) - ordered >= params.top_p] = 0.0
             probabilities = torch.zeros_like(probabilities).scatter_(-1, places, ordered)
-        total = probabilities.double().cumsum(dim=-1)
-        counts: Counter[int] = Counter()
-        inner = []
-        for row in rows:
-            inner.append(counts[row])
-            counts[row] += 1
-        inner_c = torch.tensor(inner, device=device)
-        wanted = total.new_zeros((len(total), max(counts.values())))
-        wanted[rows_c, inner_c] = torch.tensor(noise, dtype=total.dtype, device=device) * total[rows_c, -1]
-        found = torch.searchsorted(total, wanted, right=True)
-        chosen_c = found[rows_c, inner_c].clamp(max=logits_uv.shape[-1] - 1)
+        chosen_c = _invert(probabilities, rows_c, torch.tensor(noise, dtype=torch.double, device=rows_c.device))
     logprobs_c = logits_uv[rows_c, chosen_c] - logits_uv.logsumexp(dim=-1)[rows_c]
     return chosen_c.tolist(), logprobs_c.tolist()
+
+
+def _invert(probabilities_uv: torch.Tensor, rows_c: torch.Tensor, noise_c: torch.Tensor) -> torch.Tensor:
+    """The token at which each completion's distribution function passes its noise: first the block, then the token."""
+    missing = -probabilities_uv.shape[1] % BLOCK
+    blocks = torch.nn.functional.pad(probabilities_uv, (0, missing)).unflatten(1, (-1, BLOCK))
+    ends_ub = torch.nn.functional.pad(blocks.sum(dim=-1).double().cumsum(dim=-1), (1, 0))
+    wanted_c = noise_c * ends_ub[rows_c, -1]
+    block_c = (
+        torch.searchsorted(ends_ub[rows_c], wanted_c[:, None], right=True)[:, 0].clamp(max=ends_ub.shape[1] - 1) - 1
+    )
+    start_c, end_c = ends_ub[rows_c, block_c], ends_ub[rows_c, block_c + 1]
+    within_cv = blocks[rows_c, block_c].double().cumsum(dim=-1)
+    # The sums are rounded: a share of the block, not a number, is what is sure to be found in it.
+    share_c = (wanted_c - start_c) / (end_c - start_c) * within_cv[:, -1]
+    token_c = torch.searchsorted(within_cv, share_c[:, None], right=True)[:, 0].clamp(max=BLOCK - 1)
+    return block_c * BLOCK + token_c

@@ -81,6 +81,7 @@ class TransformersEngine:
                     continue
                 if planner is not None:
                     job.next_wave = partial(planner.next_wave, place, answers[place])
+                    job.expected_rows = planner.expected_rows
                 jobs.append(job)
         self._run(jobs, params)
         return answers

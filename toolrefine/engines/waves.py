@@ -40,6 +40,13 @@ class WavePlanner:
             return range(done, self.n)
         return range(done, self.ends[bisect_right(self.ends, done)])
 
+    def expected_rows(self) -> float:
+        """Completions of a prompt that are worked on at once: waves grow, where they go on at all.
+
+        As long as nothing is known much room is kept, for waves may be given up, and few prompts should have begun one.
+        """
+        return self.n / 2 if self.num_done < NUM_PROBES else 1.5
+
     @property
     def pays(self) -> bool:
         """Whether waves have left out enough so far, or would have."""
