@@ -340,7 +340,7 @@ def choose(
 def _invert(probabilities_uv: torch.Tensor, rows_c: torch.Tensor, noise_c: torch.Tensor) -> torch.Tensor:
     """The token at which each completion's distribution function passes its noise: first the block, then the token."""
     missing = -probabilities_uv.shape[1] % BLOCK
-    blocks = torch.nn.functional.pad(probabilities_uv, (0, missing)).unflatten(1, (-1, BLOCK))
+    blocks = torch.nn.functional.pad(probabilities_uv, (0, missing)).view(len(probabilities_uv), -1, BLOCK)
     ends_ub = torch.nn.functional.pad(blocks.sum(dim=-1).double().cumsum(dim=-1), (1, 0))
     wanted_c = noise_c * ends_ub[rows_c, -1]
     block_c = (

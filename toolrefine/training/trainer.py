@@ -94,7 +94,11 @@ def make_trainer(
     model: Any, examples: Sequence[Tokens], settings: SftConfig, out: Path, *, num_steps: int, seed: int, pad_id: int
 ) -> SequentialTrainer:
     """A Trainer over the schedule of these examples, which writes its checkpoints to a folder."""
-    most = CPU_NUMBERS // model.config.get_text_config().hidden_size if model.device.type == "cpu" else None
+    most = (
+        CPU_NUMBERS // getattr(model.config.get_text_config(), "hidden_size", 512)
+        if model.device.type == "cpu"
+        else None
+    )
     size = batch_at_once(examples, settings.batch_size, most)
     accumulation = settings.gradient_accumulation * settings.batch_size // size
     settings = settings.model_copy(update={"batch_size": size, "gradient_accumulation": accumulation})
