@@ -177,7 +177,7 @@ def gradient_difference(shape: str, examples: Sequence[Tokens]) -> float:
     return max(float((one - other).abs().max()) for one, other in zip(separate, packed, strict=True))
 
 
-def sft_row(shape: str = "30M", num_samples: int = 16, *, rounds: int = 3, budget_s: float = 0.0) -> Row:
+def sft_row(shape: str = "30M", num_samples: int = 8, *, rounds: int = 3, budget_s: float = 0.0) -> Row:
     """The refinement corpus of one iteration, each side at its best."""
     examples = corpus(num_samples)
     timings = measure(
