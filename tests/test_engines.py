@@ -114,7 +114,17 @@ def test_greedy_output_of_nano_is_that_of_generate() -> None:
     completions = engine.sample(
         [to_prompt(sample) for sample in world], 1, SamplingParams(temperature=0.0, max_new_tokens=64)
     )
-    assert [c.text for (c,) in completions] == generated(engine, model, world, 64)
+    ours, theirs = [c.text for (c,) in completions], generated(engine, model, world, 64)
+    different = [place for place in range(len(world)) if ours[place] != theirs[place]]
+    assert len(different) <= 3
+    for place in different:  # two tokens were as likely as each other, up to the rounding of float32
+        a, b = (engine.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ours[place], theirs[place]))
+        same = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+        ids = engine.chat.prompt_ids(world[place].messages, world[place].tools) + a[:same]
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        assert abs(logits[a[same]] - logits[b[same]]) < 1e-4
+        assert max(logits[a[same]], logits[b[same]]) == logits.max()
 
 
 @pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
