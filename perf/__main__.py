@@ -80,7 +80,7 @@ def large_model(_: argparse.Namespace) -> list[Row]:
 
     return sampling_rows(
         "120M, k=8",
-        Task(shape="120M", num_prompts=4),
+        Task(shape="120M", num_prompts=3),
         share=0.25,
         candidates=[Settings(1, "static"), Settings(1, "dynamic")],
         with_bf16=True,
@@ -92,11 +92,11 @@ def waves(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task
     from perf.waves import waves_rows
 
-    task = Task(shape="5M", num_prompts=128)
-    few = task.model_copy(update={"num_prompts": 64})
+    task = Task(shape="5M", num_prompts=96)
+    few = task.model_copy(update={"num_prompts": 32})
     return [
         *waves_rows("success rates Beta(0.5, 0.5), k=8: all k", task, "mixed", at_least=1.35, saved_at_least=0.55),
-        *waves_rows("no success at all, k=8: all k", few, "none", at_least=0.98, budget_s=20),
+        *waves_rows("no success at all, k=8: all k", few, "none", at_least=0.98, budget_s=15),
         *waves_rows("success always, k=8: all k", few, "all", at_least=0.98),
     ]
 

@@ -112,7 +112,7 @@ def peer_side(task: IterationTask, search_s: float) -> Work:
 
 
 def iteration_row(
-    task: IterationTask, *, at_least: float | None = None, rounds: int = 3, search_s: float = 20.0
+    task: IterationTask, *, at_least: float | None = None, rounds: int = 3, search_s: float = 12.0
 ) -> Row:
     """Rollouts, selection, corpus, training, evaluation with a refinement round."""
     timings = measure(
