@@ -104,7 +104,8 @@ def serve(data: Path | None) -> None:
 def compare(python: str, data: Path | None, rounds: int = ROUNDS) -> tuple[Row, str]:
     """The row of all parts together, and a table of them."""
     from perf.harness import Row
-    from toolrefine.benchmarks.bfcl import check_calls, decode_response
+    from toolrefine.benchmarks.bfcl.checker import check_calls
+    from toolrefine.benchmarks.bfcl.decode import decode_response
 
     ours = build_parts(decode_response, lambda case: check_calls(**case), data)  # type: ignore[arg-type]
     command = [python, __file__, "--serve", *(["--data", str(data)] if data else [])]

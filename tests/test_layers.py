@@ -12,10 +12,10 @@ from conftest import REPO
 
 LAYERS = [
     {"types", "config", "errors", "rundir", "seeds"},
-    {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "chat", "models", "nano"},
+    {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "json_schema", "chat", "models", "nano"},
     {"datasets", "engines", "training", "benchmarks"},
-    {"rollout", "refine", "evaluate", "curate"},
-    {"loop", "doctor", "server", "report", "summary", "show", "progress"},
+    {"rollout", "refine", "evaluate", "benchmarking", "curate"},
+    {"loop", "doctor", "server", "report", "results", "scoreboard", "summary", "show", "progress", "ablation"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -88,7 +88,7 @@ def world(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> World:
 
 
 def train(config: Config) -> Checkpoint:
-    with open_run(config) as run:
+    with open_run(Path(config.run), config) as run:
         return loop.train(config, run)
 
 

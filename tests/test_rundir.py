@@ -73,20 +73,20 @@ def make_config(folder: Path, **changes: object) -> Config:
 
 
 def test_a_changed_config_is_refused_by_key(tmp_path: Path) -> None:
-    with open_run(make_config(tmp_path)):
+    with open_run(tmp_path, make_config(tmp_path)):
         pass
-    with open_run(make_config(tmp_path)):
+    with open_run(tmp_path, make_config(tmp_path)):
         pass
     with (
         pytest.raises(RunDirError, match=r"seed \(was 0, now 1\), rollout.k \(was 8, now 4\)"),
-        open_run(make_config(tmp_path, seed=1, rollout={"k": 4})),
+        open_run(tmp_path, make_config(tmp_path, seed=1, rollout={"k": 4})),
     ):
         pass
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    with open_run(config), pytest.raises(RunDirError, match="another process"), open_run(config):
+    with open_run(tmp_path, config), pytest.raises(RunDirError, match="another process"), open_run(tmp_path, config):
         pass
 
 

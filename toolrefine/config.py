@@ -244,6 +244,8 @@ class RefinementConfig(Record):
 
     max_rounds: int = Field(default=2, ge=0)
     """Refinement rounds after the draft, at most; 0 turns refinement off."""
+    stop: Literal["unchanged", "never"] = "unchanged"
+    """unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number of them."""
 
 
 class EvaluationConfig(Record):
@@ -253,6 +255,43 @@ class EvaluationConfig(Record):
     max_new_tokens: int = Field(default=512, ge=1)
     chunk_size: int = Field(default=128, ge=1)
     """Samples worked on and written together."""
+
+
+class BenchmarkConfig(Record):
+    """One model on one benchmark."""
+
+    benchmark: str
+    """bfcl, acebench, apibank, toolalpaca, or a file of samples."""
+    format: str = "auto"
+    """Of the file."""
+    data: str = ""
+    """The user's copy of the benchmark."""
+    categories: tuple[str, ...] = ()
+    """Empty: all that can be run."""
+    mode: Literal["tools", "prompt"] = "tools"
+    """BFCL. tools: through the model's chat template, or prompt.style. prompt: the benchmark's own prompt as text."""
+    limit: int | None = Field(default=None, ge=1)
+    """Tasks of a category, at most."""
+    model: str
+    adapter: str | None = None
+    engine: EngineConfig = EngineConfig()
+    prompt: PromptConfig = PromptConfig()
+    matching: MatchingConfig = MatchingConfig()
+    """Of a file of samples; benchmarks have rules of their own."""
+    refinement: RefinementConfig = RefinementConfig(max_rounds=0)
+    max_new_tokens: int = Field(default=512, ge=1)
+    chunk_size: int = Field(default=256, ge=1)
+    """Tasks worked on and written together."""
+    rivals: tuple[Annotated[str, Field(pattern="^(vote|best):[1-9][0-9]*$")], ...] = ()
+    """Other ways to spend calls. vote:N: the answer that most of N samples agree on. best:N: the most probable of N."""
+    temperature: float = Field(default=0.7, gt=0.0)
+    """Of the rivals' samples."""
+    seed: int = 0
+
+    @property
+    def num_rival_samples(self) -> int:
+        """Samples that the rivals need of each task."""
+        return max((int(rival.split(":")[1]) for rival in self.rivals), default=0)
 
 
 class Config(Record):

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from toolrefine.types import Record
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+
+
+class Accuracy(Record):
+    """A share of right answers with its 95 % Wilson interval."""
+
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
 
 
 class Paired(Record):
@@ -44,6 +54,20 @@ def wilson(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
     low = 0.0 if correct == 0 else max(0.0, center - margin)
     high = 1.0 if correct == n else min(1.0, center + margin)
     return low, high
+
+
+def measure(verdicts: Iterable[bool]) -> Accuracy:
+    """The share of right answers; 0, with an interval from 0 to 1, where there are none at all."""
+    rights = list(verdicts)
+    low, high = wilson(sum(rights), len(rights))
+    share = sum(rights) / len(rights) if rights else 0.0
+    return Accuracy(n=len(rights), correct=sum(rights), accuracy=share, low=low, high=high)
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """The p-value of McNemar's exact test, two-sided: how likely so uneven a split of the changes is by chance."""
+    n, fewer = fixed + broken, min(fixed, broken)
+    return min(1.0, sum(math.comb(n, i) for i in range(fewer + 1)) / (1 << (n - 1))) if n else 1.0
 
 
 def paired(before: Sequence[bool], after: Sequence[bool], z: float = Z_95) -> Paired:

@@ -24,15 +24,24 @@ def refine(
     answer that cannot be parsed is never the same as another. Prompts go on side by side, each at its own pace.
     """
 
-    def next_prompt(place: int, rounds: Sequence[Completion]) -> Prompt | None:
-        if len(rounds) > config.max_rounds or stop_reason(rounds):
-            return None
-        return refinement_prompt(prompts[place], rounds[-1], len(rounds), prompt_config)
+    def follow(place: int, rounds: Sequence[Completion]) -> Prompt | None:
+        return next_round(prompts[place], rounds, config, prompt_config)
 
     return [
-        Refinement(prompt_id=prompt.id, rounds=tuple(rounds), stop_reason=stop_reason(rounds) or StopReason.MAX_ROUNDS)
-        for prompt, rounds in zip(prompts, engine.chain(prompts, params, next_prompt), strict=True)
+        end_of_rounds(prompt, rounds)
+        for prompt, rounds in zip(prompts, engine.chain(prompts, params, follow), strict=True)
     ]
+
+
+def next_round(
+    prompt: Prompt, rounds: Sequence[Completion], config: RefinementConfig, prompt_config: PromptConfig
+) -> Prompt | None:
+    """What to ask after these answers, None where refinement ends with them."""
+    if len(rounds) > config.max_rounds or rounds[-1].had_no_room:
+        return None
+    if config.stop == "unchanged" and stop_reason(rounds):
+        return None
+    return refinement_prompt(prompt, rounds[-1], len(rounds), prompt_config)
 
 
 def refinement_prompt(prompt: Prompt, answer: Completion, number: int, config: PromptConfig) -> Prompt:
@@ -41,6 +50,15 @@ def refinement_prompt(prompt: Prompt, answer: Completion, number: int, config: P
         id=f"{prompt.id}/round-{number}",
         messages=refine_messages(prompt.messages, answer, config),
         tools=prompt.tools,
+    )
+
+
+def end_of_rounds(prompt: Prompt, rounds: Sequence[Completion]) -> Refinement:
+    """All rounds of a prompt. One that had no room for an answer is none: the answer before it stands."""
+    if len(rounds) > 1 and rounds[-1].had_no_room:
+        return Refinement(prompt_id=prompt.id, rounds=tuple(rounds[:-1]), stop_reason=StopReason.NO_ROOM)
+    return Refinement(
+        prompt_id=prompt.id, rounds=tuple(rounds), stop_reason=stop_reason(rounds) or StopReason.MAX_ROUNDS
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from toolrefine.config import MatchingConfig, RolloutConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import EXACT, score
 from toolrefine.types import Completion, Group, Prompt, Sample
+
+T = TypeVar("T")
 
 
 def rollout(
@@ -49,7 +52,7 @@ def to_prompt(sample: Sample) -> Prompt:
     return Prompt(id=sample.id, messages=sample.messages, tools=sample.tools)
 
 
-def chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    """Consecutive pieces of at most size samples."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive pieces of at most size items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

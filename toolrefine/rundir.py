@@ -20,7 +20,6 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from toolrefine.config import Config
 from toolrefine.errors import RunDirError
 from toolrefine.types import Checkpoint, EvalItem, Example, Group, Record, Sample, Selected, Suspect
 
@@ -173,30 +172,29 @@ class RunDir:
 
 
 @contextmanager
-def open_run(config: Config, progress: Progress | None = None) -> Iterator[RunDir]:
+def open_run(path: Path, config: Record, progress: Progress | None = None) -> Iterator[RunDir]:
     """The run directory of a config, new or to be resumed, held against a second process.
 
     Raises:
         RunDirError: another process works on it, or it belongs to another config.
     """
-    path = Path(config.run)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirError(f"run={path}: cannot be made a folder: {error}") from None
+        raise RunDirError(f"{path}: cannot be made a folder: {error}") from None
     with (path / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunDirError(
-                f"{path}: another process is working on this run; give this one a folder: run=NAME"
+                f"{path}: another process is working on this run; give this one another folder (run=NAME, or --out)"
             ) from None
         check_config(path / "config.json", config)
         write_json(path / "env.json", environment())
         yield RunDir(path, progress)
 
 
-def check_config(path: Path, config: Config) -> None:
+def check_config(path: Path, config: Record) -> None:
     """Write the config of a new run, or compare it with the one that the run was started with.
 
     Raises:
@@ -209,7 +207,9 @@ def check_config(path: Path, config: Config) -> None:
     try:
         started = json.loads(path.read_text())
     except ValueError:
-        raise RunDirError(f"{path}: not readable; delete the run's folder or choose another: run=NAME") from None
+        raise RunDirError(
+            f"{path}: not readable; delete the run's folder or choose another (run=NAME, or --out)"
+        ) from None
     changed = [
         f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
         for key, old, new in differences(started, wanted)
@@ -218,7 +218,7 @@ def check_config(path: Path, config: Config) -> None:
     if changed:
         raise RunDirError(
             f"{path.parent}: this run was started with another config: {', '.join(changed)}; "
-            "put the values back, delete the folder, or choose another: run=NAME"
+            "put the values back, delete the folder, or choose another (run=NAME, or --out)"
         )
 
 

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from toolrefine.errors import RequestError
 from toolrefine.formats import get_format
+from toolrefine.intervals import Accuracy
 from toolrefine.rundir import POOL, ROLLOUTS, Stage, evaluation_stage
-from toolrefine.summary import BASE, BASELINE, REFINED, Accuracy, Arm, Comparison, RunSummary, load
+from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, RunSummary, load
 from toolrefine.types import Completion, Message, Sample, Score, Tool
 
 

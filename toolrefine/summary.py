@@ -14,7 +14,7 @@ from toolrefine.config import Config, describe
 from toolrefine.datasets import dataset_name
 from toolrefine.difficulty import Tally, mean_pass_at_k, tally
 from toolrefine.errors import RunDirError
-from toolrefine.intervals import Paired, paired, wilson
+from toolrefine.intervals import Accuracy, Paired, measure, paired
 from toolrefine.rundir import (
     CORPUS,
     POOL,
@@ -29,16 +29,6 @@ from toolrefine.rundir import (
 from toolrefine.types import EvalItem, Reason, Record, Sample, StopReason
 
 BASE, BASELINE, REFINED = "base", "plain SFT", " + refinement"
-
-
-class Accuracy(Record):
-    """A share of right answers with its 95 % Wilson interval."""
-
-    n: int
-    correct: int
-    accuracy: float
-    low: float
-    high: float
 
 
 class Comparison(Paired):
@@ -226,13 +216,6 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
                 )
             )
     return tuple(arms)
-
-
-def measure(verdicts: Iterable[bool]) -> Accuracy:
-    """The share of right answers among at least one."""
-    rights = list(verdicts)
-    low, high = wilson(sum(rights), len(rights))
-    return Accuracy(n=len(rights), correct=sum(rights), accuracy=sum(rights) / len(rights), low=low, high=high)
 
 
 def compare(against: str, before: Mapping[str, bool], after: Mapping[str, bool]) -> Iterator[Comparison]:

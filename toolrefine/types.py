@@ -103,6 +103,11 @@ class Completion(Record):
     mean_logprob: float | None
     """Mean natural log-probability of those tokens at temperature 1; None where a server does not tell."""
 
+    @property
+    def had_no_room(self) -> bool:
+        """Whether the prompt left no room for an answer in the model's context."""
+        return self.outcome is Outcome.TRUNCATED and not self.num_tokens
+
     def as_message(self) -> Message:
         """The completion as an assistant turn: its calls where it has any, else its raw text."""
         if self.outcome is Outcome.CALLS:
@@ -207,6 +212,8 @@ class StopReason(StrEnum):
     GATED = "gated"
     """The policy chose not to refine this draft."""
     MAX_ROUNDS = "max_rounds"
+    NO_ROOM = "no_room"
+    """The conversation with the last answer leaves no room for another."""
 
 
 class Refinement(Record):

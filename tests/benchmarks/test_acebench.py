@@ -10,7 +10,7 @@ from conftest import REPO
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrefine.benchmarks.acebench import check_normal, check_special
+from toolrefine.benchmarks.acebench.checker import check_normal, check_special
 
 ACEBENCH = REPO.parent / "shared" / "bench" / "acebench"
 VERDICTS = ACEBENCH / "normal_verdicts.jsonl.gz"

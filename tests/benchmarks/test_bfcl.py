@@ -14,9 +14,9 @@ from bfcl_cases import JUNK, check_cases, decode_cases, fingerprint, gold_text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrefine.benchmarks.bfcl import DecodeError, check_calls, decode_response, language_of
-from toolrefine.benchmarks.bfcl_decode import MAX_TOKENS
-from toolrefine.benchmarks.bfcl_values import java_value, javascript_value
+from toolrefine.benchmarks.bfcl.checker import check_calls, language_of
+from toolrefine.benchmarks.bfcl.decode import MAX_TOKENS, DecodeError, decode_response
+from toolrefine.benchmarks.bfcl.values import java_value, javascript_value
 from toolrefine.errors import RequestError
 
 GOLDEN = Path(__file__).parent / "golden"

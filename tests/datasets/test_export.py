@@ -12,7 +12,7 @@ from toolrefine.config import FileDataset, ToolworldDataset
 from toolrefine.datasets import load_pool
 from toolrefine.datasets.canonical import read_row
 from toolrefine.datasets.export import to_row, write_samples
-from toolrefine.datasets.tool_schema import arguments_schema
+from toolrefine.json_schema import arguments_schema
 from toolrefine.types import Message, Sample, Tool, ToolCall
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolrefine.datasets.tool_schema import arguments_schema, parse_tools, read_tools
+from toolrefine.datasets.tool_schema import parse_tools, read_tools
 from toolrefine.errors import RowError
+from toolrefine.json_schema import arguments_schema
 from toolrefine.types import Tool
 
 SCHEMA = {"type": "object", "properties": {"plant": {"type": "string"}}, "required": ["plant"]}

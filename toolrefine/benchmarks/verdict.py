@@ -11,3 +11,5 @@ class Verdict(Record):
     valid: bool
     error_type: str = ""
     """Empty where valid."""
+    counts: dict[str, float] = {}
+    """What the benchmark's summary adds up over the tasks, such as the parts of an F1 score."""

@@ -73,7 +73,7 @@ def train(
     from toolrefine.summary import summarize
 
     config = load_config(recipe, overrides or [])
-    with quiet_libraries(), progress_bar() as progress, open_run(config, progress) as run:
+    with quiet_libraries(), progress_bar() as progress, open_run(Path(config.run), config, progress) as run:
         model = run_loop(config, run)
         summary = summarize(run.path)
         report = write_report(run.path)

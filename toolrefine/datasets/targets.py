@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, get_args
 
-from toolrefine.datasets.tool_schema import allows
+from toolrefine.json_schema import allows
 from toolrefine.matching import Violation, find_violation, has_type
 from toolrefine.types import Sample, Tool, ToolCall, ViolationKind
 

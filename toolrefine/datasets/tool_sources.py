@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from toolrefine.datasets.json_schema import repair_schema
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import DataError, RequestError, RowError
+from toolrefine.json_schema import repair_schema
 from toolrefine.types import Tool
 
 SourceKind = Literal["auto", "mcp", "openapi"]

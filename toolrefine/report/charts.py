@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from toolrefine.summary import BASE, BASELINE, Accuracy, Arm, Comparison, IterationSummary
+from toolrefine.intervals import Accuracy
+from toolrefine.summary import BASE, BASELINE, Arm, Comparison, IterationSummary
 
 CELL_WIDTH, CELL_HEIGHT = 230, 30
 """Charts inside a table row, in pixels."""

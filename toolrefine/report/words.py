@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolrefine.summary import BASE, BASELINE, Accuracy, Arm, Comparison, RunSummary
+from toolrefine.intervals import Accuracy
+from toolrefine.summary import BASE, BASELINE, Arm, Comparison, RunSummary
 
 MINUS = "\u2212"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from toolrefine.datasets.json_schema import python_type, repair_schema
+from toolrefine.json_schema import python_type, repair_schema
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from toolrefine.benchmarks.bfcl_decode import DecodeError, Language, decode_response
-from toolrefine.benchmarks.bfcl_values import java_value, javascript_value
+from toolrefine.benchmarks.bfcl.decode import Language
+from toolrefine.benchmarks.bfcl.values import java_value, javascript_value
 from toolrefine.benchmarks.verdict import Verdict
 from toolrefine.matching import bfcl_string
-
-__all__ = ["DecodeError", "check_calls", "decode_response", "language_of"]
 
 _PYTHON_TYPES: dict[str, type] = {
     "string": str,

@@ -1,8 +1,12 @@
-"""JSON Schema out of what data sets give instead: Python's names of types, and nulls for what is absent."""
+"""JSON Schema out of what data sets give instead: Python's names of types, nulls for what is absent, bare maps."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+from toolrefine.matching import schema_violation
+from toolrefine.types import Tool, ToolCall
 
 _MAX_DEPTH = 64
 _MAX_TYPE_LENGTH = 300
@@ -33,6 +37,16 @@ _TYPES = {
     "string": "string",
     "tuple": "array",
 }
+_SCHEMA_KEYWORDS: dict[str, type | tuple[type, ...]] = {
+    "$ref": str,
+    "allOf": list,
+    "anyOf": list,
+    "oneOf": list,
+    "additionalProperties": bool,
+}
+"""Keywords that mark a schema, with what they hold there. A parameter may have the name of a keyword."""
+
+_OPTIONAL = re.compile(r"\boptional\b(?!\s*\[)", re.IGNORECASE)
 
 
 def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -140,3 +154,60 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
             parts.append(text[start:index])
             start = index + 1
     return [*parts, text[start:]]
+
+
+def arguments_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    """JSON Schema of the arguments object, from a schema or a bare map of parameters.
+
+    A parameter of a bare map is required unless it is marked optional or has a default. A default that its type does
+    not allow, such as "" for a number, says only that the parameter may be left out.
+    """
+    if not parameters:
+        return {"type": "object", "properties": {}}
+    if _is_schema(parameters):
+        schema = repair_schema(parameters)
+        return schema if "type" in schema or _SCHEMA_KEYWORDS.keys() & schema else {"type": "object", **schema}
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for name, spec in parameters.items():
+        properties[name], is_required = _parameter(spec)
+        if is_required:
+            required.append(name)
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def allows(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value fits the schema of a parameter."""
+    tool = Tool(name="tool", parameters={"type": "object", "properties": {"value": schema}})
+    return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool]) is None
+
+
+def _is_schema(parameters: dict[str, Any]) -> bool:
+    kind, properties = parameters.get("type"), parameters.get("properties")
+    if isinstance(kind, str) and (isinstance(properties, dict) or python_type(kind).get("type") == "object"):
+        return True
+    if isinstance(properties, dict) and not any(isinstance(value, str) for value in properties.values()):
+        return True
+    return any(isinstance(parameters.get(key), kinds) for key, kinds in _SCHEMA_KEYWORDS.items())
+
+
+def _parameter(spec: Any) -> tuple[dict[str, Any], bool]:
+    """The schema of one parameter of a bare map, and whether it is required."""
+    if isinstance(spec, str):
+        return python_type(spec) or {"description": spec}, not _OPTIONAL.search(spec)
+    if not isinstance(spec, dict):
+        return {}, True
+    text = spec.get("type")
+    if not isinstance(text, str):
+        return repair_schema(spec), _is_required(spec, "")
+    schema = python_type(split_outside_brackets(text, ",")[0])
+    schema |= repair_schema({key: value for key, value in spec.items() if key != "type"})
+    if "default" in schema and not allows(schema, schema["default"]):
+        del schema["default"]
+    return schema, _is_required(spec, text)
+
+
+def _is_required(spec: dict[str, Any], kind: str) -> bool:
+    if isinstance(spec.get("required"), bool):
+        return bool(spec["required"])
+    return "default" not in spec and not _OPTIONAL.search(kind)

@@ -1,0 +1,180 @@
+"""Running a benchmark: every task answered, refined and judged round by round, and rivals at equal cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from toolrefine.benchmarks.answers import Answer, Samples
+from toolrefine.benchmarks.task import Benchmark, Episode, Task
+from toolrefine.config import BenchmarkConfig, PromptConfig, RefinementConfig
+from toolrefine.engines import Engine, SamplingParams
+from toolrefine.matching import canonical_key
+from toolrefine.refine import end_of_rounds, next_round
+from toolrefine.rollout import chunks
+from toolrefine.rundir import RunDir, Stage
+from toolrefine.types import Completion, Outcome, Prompt, Refinement
+
+TASKS = Stage("tasks.jsonl", Task)
+ANSWERS = Stage("answers.jsonl", Answer)
+DRAFTS = Stage("drafts.jsonl", Answer)
+"""Episodes without refinement, which changes their course; of other tasks the draft is round 0 of the answer."""
+SAMPLES = Stage("samples.jsonl", Samples)
+
+
+def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig, run: RunDir) -> None:
+    """Fill a run directory with tasks, answers and, where rivals are asked for, samples; resumes.
+
+    The engine must have been opened with benchmark.prompt(config.prompt).
+
+    Raises:
+        ToolrefineError: see toolrefine.errors.
+    """
+    tasks = run.stage(TASKS, load_tasks, benchmark, config.limit)
+    prompt = benchmark.prompt(config.prompt)
+    params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens)
+    settings = (engine, benchmark, tasks, config.refinement, prompt, params)
+    run.stream(ANSWERS, config.chunk_size, len(tasks), answer, *settings)
+    if config.refinement.max_rounds and any(benchmark.begin(task) for task in tasks):
+        once = config.refinement.model_copy(update={"max_rounds": 0})
+        episodes = [task for task in tasks if benchmark.begin(task)]
+        settings = (engine, benchmark, episodes, once, prompt, params)
+        run.stream(DRAFTS, config.chunk_size, len(episodes), answer, *settings)
+    if config.num_rival_samples:
+        single = [task for task in tasks if not benchmark.begin(task)]
+        params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
+        run.stream(
+            SAMPLES,
+            config.chunk_size,
+            len(single),
+            sample,
+            engine,
+            benchmark,
+            single,
+            params,
+            n=config.num_rival_samples,
+        )
+
+
+def load_tasks(benchmark: Benchmark, limit: int | None) -> Iterator[Task]:
+    """The tasks of all categories, at most limit of each."""
+    for category in benchmark.categories:
+        yield from islice(benchmark.load(category), limit)
+
+
+def answer(
+    skip: int,
+    chunk_size: int,
+    engine: Engine,
+    benchmark: Benchmark,
+    tasks: Sequence[Task],
+    refinement: RefinementConfig,
+    prompt: PromptConfig,
+    params: SamplingParams,
+) -> Iterator[list[Answer]]:
+    """Yield the judged answers to tasks[skip:], chunk_size at a time, in order; tasks go on side by side."""
+    for chunk in chunks(tasks[skip:], chunk_size):
+        players = [Player(task, benchmark, refinement, prompt) for task in chunk]
+
+        def follow(place: int, completions: Sequence[Completion], players: Sequence[Player] = players) -> Prompt | None:
+            return players[place].follow(completions[-1])
+
+        engine.chain([player.prompt for player in players], params, follow)
+        yield [player.result() for player in players]
+
+
+class Player:
+    """One task on its way: the rounds of the step at hand, and the steps done."""
+
+    def __init__(self, task: Task, benchmark: Benchmark, refinement: RefinementConfig, prompt: PromptConfig) -> None:
+        self.task, self.benchmark, self.refinement, self.prompt_config = task, benchmark, refinement, prompt
+        self.episode: Episode | None = benchmark.begin(task)
+        first = self.episode.next_prompt(None) if self.episode else None
+        self.prompt = first or Prompt(id=task.id, messages=task.messages, tools=task.tools)
+        self.rounds: list[Completion] = []
+        self.steps: list[Refinement] = []
+
+    def follow(self, completion: Completion) -> Prompt | None:
+        """Take a completion; what to ask next, if anything."""
+        self.rounds.append(completion)
+        following = next_round(self.prompt, self.rounds, self.refinement, self.prompt_config)
+        if following is not None:
+            return following
+        step = end_of_rounds(self.prompt, self.rounds)
+        self.steps.append(step)
+        self.rounds = []
+        next_step = self.episode.next_prompt(step.final) if self.episode else None
+        if next_step is not None:
+            self.prompt = next_step
+        return next_step
+
+    def result(self) -> Answer:
+        """The judged answer."""
+        if self.episode is not None:
+            verdicts, transcript = [self.episode.verdict()], self.episode.transcript()
+        else:
+            verdicts, transcript = [self.benchmark.judge(self.task, each) for each in self.steps[0].rounds], ()
+        return Answer(
+            task_id=self.task.id,
+            category=self.task.category,
+            steps=tuple(self.steps),
+            verdicts=tuple(verdicts),
+            transcript=tuple(transcript),
+        )
+
+
+def sample(
+    skip: int,
+    chunk_size: int,
+    engine: Engine,
+    benchmark: Benchmark,
+    tasks: Sequence[Task],
+    params: SamplingParams,
+    *,
+    n: int,
+) -> Iterator[list[Samples]]:
+    """Yield n judged samples of each of tasks[skip:], chunk_size tasks at a time, in order."""
+    for chunk in chunks(tasks[skip:], chunk_size):
+        prompts = [Prompt(id=task.id, messages=task.messages, tools=task.tools) for task in chunk]
+        yield [
+            Samples(
+                task_id=task.id,
+                category=task.category,
+                completions=tuple(group),
+                verdicts=tuple(benchmark.judge(task, completion) for completion in group),
+            )
+            for task, group in zip(chunk, engine.sample(prompts, n, params), strict=True)
+        ]
+
+
+def vote(completions: Sequence[Completion]) -> int:
+    """The place of the answer that most completions agree on, the earliest of equals.
+
+    Calls are compared as sets of calls, and answers without calls are all one. What cannot be read has no vote, unless
+    nothing can be read.
+    """
+    keys = [ballot(completion) for completion in completions]
+    counts = Counter(key for key in keys if key is not None)
+    return keys.index(counts.most_common(1)[0][0]) if counts else 0
+
+
+def ballot(completion: Completion) -> str | None:
+    """What a completion votes for; None where it cannot be read."""
+    if completion.outcome in (Outcome.MALFORMED, Outcome.TRUNCATED):
+        return None
+    return canonical_key(completion.calls)
+
+
+def best(completions: Sequence[Completion]) -> int:
+    """The place of the completion with the highest mean log-probability, the earliest of equals.
+
+    Where a server does not tell probabilities, that is the first.
+    """
+    scores = [float("-inf") if c.mean_logprob is None else c.mean_logprob for c in completions]
+    return scores.index(max(scores))
+
+
+def of_category(tasks: Iterable[Task], category: str) -> list[Task]:
+    """The tasks of one category."""
+    return [task for task in tasks if task.category == category]
