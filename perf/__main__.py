@@ -43,12 +43,12 @@ def small_models(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task, sampling_rows
 
     return [
-        *sampling_rows("5M, k=8", Task(shape="5M", num_prompts=16), share=0.25, search_s=8),
+        *sampling_rows("5M, k=8", Task(shape="5M", num_prompts=16), share=0.25, search_s=6),
         *sampling_rows(
             "5M, k=8, varying lengths",
             Task(shape="5M", num_prompts=16, ends="by chance", max_new_tokens=96),
             share=0.25,
-            search_s=6,
+            search_s=5,
             with_expand=False,
         ),
     ]
@@ -68,7 +68,7 @@ def middle_model(_: argparse.Namespace) -> list[Row]:
         "30M, k=8",
         Task(shape="30M", num_prompts=16),
         share=0.25,
-        search_s=20,
+        search_s=12,
         with_bf16=True,
         targets=(5.0, 1.8, 8.0),
     )
@@ -80,7 +80,7 @@ def large_model(_: argparse.Namespace) -> list[Row]:
 
     return sampling_rows(
         "120M, k=8",
-        Task(shape="120M", num_prompts=3),
+        Task(shape="120M", num_prompts=4),
         share=0.25,
         candidates=[Settings(1, "static"), Settings(1, "dynamic")],
         with_bf16=True,
@@ -92,12 +92,13 @@ def waves(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task
     from perf.waves import waves_rows
 
-    task = Task(shape="5M", num_prompts=96)
-    few = task.model_copy(update={"num_prompts": 32})
+    task = Task(shape="5M", num_prompts=128)
     return [
         *waves_rows("success rates Beta(0.5, 0.5), k=8: all k", task, "mixed", at_least=1.35, saved_at_least=0.55),
-        *waves_rows("no success at all, k=8: all k", few, "none", at_least=0.98, budget_s=15),
-        *waves_rows("success always, k=8: all k", few, "all", at_least=0.98),
+        *waves_rows(
+            "no success at all, k=8: all k", Task(shape="5M", num_prompts=48), "none", at_least=0.98, budget_s=15
+        ),
+        *waves_rows("success always, k=8: all k", Task(shape="5M", num_prompts=32), "all", at_least=0.98),
     ]
 
 
@@ -106,7 +107,7 @@ def refinement(_: argparse.Namespace) -> list[Row]:
     from perf.sampling import Task
 
     return [
-        refinement_row("30M", Task(shape="30M", num_prompts=8), at_least=5.0),
+        refinement_row("30M", Task(shape="30M", num_prompts=6), at_least=5.0),
         refinement_row("nano", Task(shape="nano", num_prompts=16, max_new_tokens=96), budget_s=10),
     ]
 

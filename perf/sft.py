@@ -197,7 +197,7 @@ def sft_row(shape: str = "30M", num_samples: int = 8, *, rounds: int = 3, budget
     )
 
 
-def packing_row(shape: str = "30M", num_samples: int = 2, *, rounds: int = 3, budget_s: float = 0.0) -> Row:
+def packing_row(shape: str = "30M", num_samples: int = 4, *, rounds: int = 3, budget_s: float = 0.0) -> Row:
     """Four targets a prompt, packed and separate, in float32."""
     examples = four_targets(num_samples)
     difference = gradient_difference(shape, examples[:NUM_TARGETS])
