@@ -80,13 +80,23 @@ def test_inspect_and_validate(world_file: Path, tmp_path: Path) -> None:
     assert "error" not in result.stderr
 
 
-def test_evaluate(world_file: Path, model: str, tmp_path: Path) -> None:
-    out = tmp_path / "answers.jsonl"
-    options = ["--model", model, "--refine", "1", "--max-new-tokens", "8", "--out", str(out)]
-    measured = run_json("evaluate", str(world_file), *options)
-    assert [arm["name"] for arm in measured["arms"]] == [model, model + " + refinement"]
-    assert measured["arms"][0]["n"] == len(out.read_text().splitlines()) == 12
-    assert "accuracy" in run("evaluate", str(world_file), *options).stdout
+def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path) -> None:
+    out = tmp_path / "answers"
+    options = ["--model", model, "--refine", "1", "--max-new-tokens", "8", "--compare", "vote:2"]
+    measured = run_json("evaluate", str(world_file), *options, "--out", str(out))
+    assert [arm["name"] for arm in measured["overall"]["arms"]] == ["draft", "refined", "vote:2"]
+    assert (
+        measured["overall"]["arms"][0]["accuracy"]["n"] == len((out / "answers.jsonl").read_text().splitlines()) == 12
+    )
+    assert "| all |" in (out / "result.md").read_text()
+    assert run_json("show", str(out)) == {key: value for key, value in measured.items() if key != "folder"}
+    assert "toolworld-museum-3-0" in run("show", str(out), "--transcripts", "12").stdout
+    assert run("show", str(out), "--sample", "gone").exit_code == 2
+    (unchanged, *_) = run_json("compare", str(out), str(out))["comparisons"]
+    assert (unchanged["name"], unchanged["fixed"], unchanged["broken"], unchanged["p_value"]) == ("all", 0, 0, 1.0)
+    refused = run("evaluate", str(world_file), *options, "seed=1", "--out", str(out))
+    assert refused.exit_code == 2
+    assert "seed (was 0, now 1)" in refused.stderr
 
 
 def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
@@ -130,6 +140,9 @@ def test_train_show_and_report(model: str, tmp_path: Path) -> None:
         (["show", "{tmp}"], "no run"),
         (["evaluate", "gone.jsonl", "--model", "nano"], "gone.jsonl"),
         (["evaluate", "museum", "--model", "nano", "--format", "csv"], "format"),
+        (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--compare", "most:3"], "rivals.0"),
+        (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--categories", "live"], "--categories"),
+        (["compare", "{tmp}", "{tmp}"], "no run of toolrefine evaluate"),
     ],
 )
 def test_a_wrong_request_gets_one_clear_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -495,12 +495,14 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(tmp_path: Path, samp
         assert resumed == sample(url, samples[:4], 3)
 
 
-def test_evaluate_asks_a_server() -> None:
+def test_evaluate_asks_a_server(tmp_path: Path) -> None:
     with fake_server(text="no") as (server, url):
         arguments = ["evaluate", "museum", "--format", "toolworld", "--limit", "10", "--model", "nano", "--json"]
-        result = CliRunner().invoke(app, [*arguments, "--server", url, "--max-new-tokens", "16"])
+        result = CliRunner().invoke(
+            app, [*arguments, "--server", url, "--max-new-tokens", "16", "--out", str(tmp_path)]
+        )
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["arms"][0]["n"] == 10
+    assert json.loads(result.stdout)["overall"]["arms"][0]["accuracy"]["n"] == 10
     assert len(server.bodies) == 10
 
 

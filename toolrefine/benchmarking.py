@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from toolrefine.benchmarks.answers import Answer, Samples
 from toolrefine.benchmarks.task import Benchmark, Episode, Task
 from toolrefine.config import BenchmarkConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
-from toolrefine.matching import canonical_key
+from toolrefine.matching import majority
 from toolrefine.refine import end_of_rounds, next_round
 from toolrefine.rollout import chunks
 from toolrefine.rundir import RunDir, Stage
-from toolrefine.types import Completion, Outcome, Prompt, Refinement
+from toolrefine.types import Completion, Prompt, Refinement
 
 TASKS = Stage("tasks.jsonl", Task)
 ANSWERS = Stage("answers.jsonl", Answer)
@@ -149,21 +148,9 @@ def sample(
 
 
 def vote(completions: Sequence[Completion]) -> int:
-    """The place of the answer that most completions agree on, the earliest of equals.
-
-    Calls are compared as sets of calls, and answers without calls are all one. What cannot be read has no vote, unless
-    nothing can be read.
-    """
-    keys = [ballot(completion) for completion in completions]
-    counts = Counter(key for key in keys if key is not None)
-    return keys.index(counts.most_common(1)[0][0]) if counts else 0
-
-
-def ballot(completion: Completion) -> str | None:
-    """What a completion votes for; None where it cannot be read."""
-    if completion.outcome in (Outcome.MALFORMED, Outcome.TRUNCATED):
-        return None
-    return canonical_key(completion.calls)
+    """The place of the answer that most completions agree on; the first where none can be read."""
+    found = majority(completions)
+    return found[0] if found else 0
 
 
 def best(completions: Sequence[Completion]) -> int:
@@ -173,8 +160,3 @@ def best(completions: Sequence[Completion]) -> int:
     """
     scores = [float("-inf") if c.mean_logprob is None else c.mean_logprob for c in completions]
     return scores.index(max(scores))
-
-
-def of_category(tasks: Iterable[Task], category: str) -> list[Task]:
-    """The tasks of one category."""
-    return [task for task in tasks if task.category == category]

@@ -274,6 +274,8 @@ class BenchmarkConfig(Record):
     """Tasks of a category, at most."""
     model: str
     adapter: str | None = None
+    fingerprint: str = ""
+    """Tells the files of a local model from others in the same place, so that answers of two models are not mixed."""
     engine: EngineConfig = EngineConfig()
     prompt: PromptConfig = PromptConfig()
     matching: MatchingConfig = MatchingConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,6 +98,23 @@ def same_calls(a: Completion, b: Completion) -> bool:
     """
     readable = (Outcome.CALLS, Outcome.NO_CALL)
     return a.outcome in readable and b.outcome in readable and canonical_key(a.calls) == canonical_key(b.calls)
+
+
+def majority(completions: Sequence[Completion]) -> tuple[int, int] | None:
+    """Place of the earliest completion with the answer that most agree on, and how many do.
+
+    Answers agree when they are the same calls, or both make none. One that cannot be read or was cut off agrees with
+    nothing; None where that holds for all.
+    """
+    keys = [
+        canonical_key(completion.calls) if completion.outcome in (Outcome.CALLS, Outcome.NO_CALL) else None
+        for completion in completions
+    ]
+    votes = Counter(key for key in keys if key is not None)
+    if not votes:
+        return None
+    key, count = votes.most_common(1)[0]
+    return keys.index(key), count
 
 
 def canonical_key(calls: Sequence[ToolCall]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from toolrefine.errors import RequestError
@@ -12,6 +14,18 @@ from toolrefine.types import Checkpoint
 def resolve_model(name: str) -> str:
     """What transformers is asked to load: nano stands for the model that comes with toolrefine."""
     return str(NANO_DIR) if name == "nano" else name
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """What tells the files of a local model from others in the same place later; empty for one from the hub."""
+    digest = hashlib.sha256()
+    for name in filter(None, (checkpoint.model, checkpoint.adapter)):
+        folder = Path(resolve_model(name))
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            found = path.stat()
+            if path.suffix in (".safetensors", ".bin", ".json", ".jinja"):
+                digest.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return "" if digest.digest() == hashlib.sha256().digest() else digest.hexdigest()[:16]
 
 
 def resolve_device(name: str) -> str:

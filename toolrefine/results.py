@@ -22,6 +22,7 @@ from toolrefine.types import Record, StopReason
 DRAFT, REFINED = "draft", "refined"
 ALL = "all"
 RESULT = "result.json"
+RESULT = "result.json"
 
 
 class ArmResult(Record):
@@ -123,6 +124,22 @@ def read_answered(folder: Path) -> Answered:
         answers=answers,
         arms=collect_arms(answers, read_if_there(folder, DRAFTS), read_if_there(folder, SAMPLES), config),
     )
+
+
+def read_result(folder: Path) -> BenchmarkResult | None:
+    """The result that evaluate has left in a folder; None where it is no folder of evaluate's.
+
+    Raises:
+        RunDirError: it is not complete, or of another version.
+    """
+    if not (folder / TASKS.path).exists():
+        return None
+    try:
+        return BenchmarkResult.model_validate_json((folder / RESULT).read_bytes())
+    except OSError:
+        raise RunDirError(f"{folder}: not complete; repeat the command that made it, which goes on from here") from None
+    except ValidationError as error:
+        raise RunDirError(f"{folder}/{RESULT}: not of this version of toolrefine: {describe(error)}") from None
 
 
 def build_result(benchmark: Benchmark, answered: Answered) -> BenchmarkResult:

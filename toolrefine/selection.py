@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from toolrefine.config import SelectionConfig
 from toolrefine.difficulty import pass_at_k, pass_rate
-from toolrefine.matching import canonical_key
-from toolrefine.types import Group, Outcome, Sample, Selected, Suspect
+from toolrefine.matching import majority
+from toolrefine.types import Group, Sample, Selected, Suspect
 
 
 def is_solvable(group: Group) -> bool:
@@ -60,15 +59,10 @@ def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: Selec
     """
     suspects = []
     for sample, group in zip(pool, align(pool, groups), strict=True):
-        keys = [
-            canonical_key(completion.calls) if completion.outcome in (Outcome.CALLS, Outcome.NO_CALL) else None
-            for completion in group.completions
-        ]
-        votes = Counter(key for key in keys if key is not None)
-        if not votes:
+        found = majority(group.completions)
+        if found is None:
             continue
-        key, count = votes.most_common(1)[0]
-        first = keys.index(key)
+        first, count = found
         if count / group.n >= config.suspect_agreement and not group.scores[first].correct:
             suspects.append(
                 Suspect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import category
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from toolrefine.benchmarking import ANSWERS, TASKS
 from toolrefine.errors import RequestError
 from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy
@@ -142,20 +144,55 @@ def print_transcripts(
         )
 
 
+def print_answers(folder: Path, console: Console, *, task_id: str | None = None, limit: int = 3) -> None:
+    """Tasks of a benchmark with the answers and their verdicts.
+
+    Raises:
+        RequestError: the folder has no such task.
+    """
+    tasks = {task.id: task for task in load(folder, TASKS)}
+    wanted = [each for each in load(folder, ANSWERS) if task_id in (None, each.task_id)]
+    if not wanted:
+        raise RequestError(f"{folder}: has no answer to a task {task_id}; {TASKS.path} there lists the tasks")
+    for answer in wanted[:limit]:
+        task = tasks[answer.task_id]
+        print_prompt(task.id, task.tools, task.messages, console)
+        console.print(f"[dim]gold[/] {plain(json.dumps(task.gold, ensure_ascii=False))}")
+        if answer.transcript:
+            for message in answer.transcript:
+                console.print(f"  [dim]{message.role}[/] {plain(describe(message))}")
+            console.print(f"  {mark(answer.verdicts[0].valid, answer.verdicts[0].error_type)}\n")
+            continue
+        (step,) = answer.steps
+        for number, (completion, verdict) in enumerate(zip(step.rounds, answer.verdicts, strict=True)):
+            label = f"round {number}" if number else "draft"
+            console.print(f"  [dim]{label}[/] {mark(verdict.valid, verdict.error_type)} {plain(completion.text)}")
+        console.print(f"  stopped: {step.stop_reason.value}\n")
+
+
 def print_sample(sample: Sample, console: Console) -> None:
     """The prompt and the target."""
-    console.rule(plain(sample.id), align="left")
-    for tool in sample.tools:
-        console.print(f"[dim]tool[/] {plain(signature(tool))}")
-    for message in sample.messages:
-        console.print(f"[dim]{message.role}[/] {plain(describe(message))}")
+    print_prompt(sample.id, sample.tools, sample.messages, console)
     console.print(f"[dim]target[/] {plain(describe(sample.target))}")
+
+
+def print_prompt(name: str, tools: Sequence[Tool], messages: Sequence[Message], console: Console) -> None:
+    """What the model gets to see."""
+    console.rule(plain(name), align="left")
+    for tool in tools:
+        console.print(f"[dim]tool[/] {plain(signature(tool))}")
+    for message in messages:
+        console.print(f"[dim]{message.role}[/] {plain(describe(message))}")
 
 
 def print_answer(label: str, completion: Completion, score: Score, console: Console) -> None:
     """One answer with its verdict."""
-    mark = "[green]right[/]" if score.correct else f"[red]{score.reason.value}[/]"
-    console.print(f"  [dim]{label}[/] {mark} {plain(completion.text)}")
+    console.print(f"  [dim]{label}[/] {mark(score.correct, score.reason.value)} {plain(completion.text)}")
+
+
+def mark(correct: bool, reason: str) -> str:
+    """A verdict in colour."""
+    return "[green]right[/]" if correct else f"[red]{plain(reason)}[/]"
 
 
 def plain(text: str) -> str:

@@ -11,18 +11,19 @@ from typing import Annotated
 
 import typer
 
+from toolrefine.cli import benchmarks
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
+    Adapter,
     AsJson,
-    Format,
     Limit,
+    MaxNewTokens,
     ModelName,
     ServerURL,
     Style,
     TemplateKwargs,
     console,
     guarded,
-    make_dataset,
     make_engine,
     make_prompt,
     print_json,
@@ -39,9 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_verbs.app, name="data")
-
-Adapter = Annotated[str | None, typer.Option(help="Folder of a PEFT adapter for the model.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 
 
 def main() -> None:
@@ -84,51 +82,8 @@ def train(
         typer.echo(f"\nreport  {report}\nmodel   {model.adapter or model.model}\nagain   toolrefine show {run.path}")
 
 
-@app.command()
-@guarded
-def evaluate(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="Samples to answer; a domain with --format toolworld.")],
-    model: ModelName,
-    adapter: Adapter = None,
-    refine: Annotated[int, typer.Option(min=0, help="Refinement rounds, at most.")] = 0,
-    format: Format = "auto",  # noqa: A002
-    limit: Limit = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
-    server: ServerURL = None,
-    max_new_tokens: MaxNewTokens = 512,
-    out: Annotated[Path | None, typer.Option(help="Write each answer with its verdict to this JSONL file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on samples with known targets, greedily."""
-    from toolrefine.config import RefinementConfig
-    from toolrefine.datasets import dataset_name, load_pool
-    from toolrefine.engines import open_engine
-    from toolrefine.evaluate import evaluate as run_evaluation
-    from toolrefine.rundir import write_records
-    from toolrefine.show import print_arms
-    from toolrefine.summary import build_arms
-    from toolrefine.types import Checkpoint
-
-    dataset = make_dataset(source, format, limit)
-    prompt = make_prompt(style, template_kwargs)
-    refinement = RefinementConfig(max_rounds=refine)
-    with quiet_libraries(), progress_bar() as progress:
-        samples = load_pool([dataset])
-        with open_engine(Checkpoint(model=model, adapter=adapter), make_engine(server), prompt) as engine:
-            progress.begin("evaluate", len(samples))
-            items = []
-            for chunk in run_evaluation(0, 128, engine, samples, refinement, prompt, max_new_tokens=max_new_tokens):
-                items += chunk
-                progress.advance(len(items))
-            progress.end("evaluate", False)
-    if out is not None:
-        write_records(out, items)
-    arms = build_arms(dataset_name(dataset), {model: items}, refined=refine > 0)
-    if as_json:
-        print_json({"model": model, "arms": [arm.model_dump(mode="json") for arm in arms]})
-    else:
-        print_arms(arms, console())
+app.command()(benchmarks.evaluate)
+app.command()(benchmarks.compare)
 
 
 @app.command()
@@ -205,16 +160,27 @@ def refine(
 @app.command()
 @guarded
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory, such as runs/demo.")],
+    run: Annotated[Path, typer.Argument(help="A folder of train, such as runs/demo, or of evaluate.")],
     transcripts: Annotated[int, typer.Option(min=0, help="Print so many transcripts too.")] = 0,
     iteration: Annotated[int, typer.Option(min=0, help="Whose transcripts.")] = 1,
     sample: Annotated[str | None, typer.Option(help="The transcript of this sample.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a run has measured so far."""
-    from toolrefine.show import print_table, print_transcripts
+    from toolrefine.results import read_result
+    from toolrefine.scoreboard import print_result
+    from toolrefine.show import print_answers, print_table, print_transcripts
     from toolrefine.summary import summarize
 
+    result = read_result(run)
+    if result is not None:
+        if as_json:
+            print_json(result.model_dump(mode="json"))
+            return
+        print_result(result, console())
+        if transcripts or sample:
+            print_answers(run, console(), task_id=sample, limit=transcripts or 1)
+        return
     summary = summarize(run)
     if as_json:
         print_json(summary.model_dump(mode="json"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Adapter = Annotated[str | None, typer.Option(help="Folder of a PEFT adapter for the model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Format = Annotated[
     str,
@@ -30,6 +31,7 @@ Format = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Rows to read, at most.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
 Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
 ServerURL = Annotated[

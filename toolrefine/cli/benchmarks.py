@@ -1,0 +1,177 @@
+"""The verbs of benchmarks: evaluate and compare."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolrefine.cli.common import (
+    Adapter,
+    AsJson,
+    Format,
+    Limit,
+    MaxNewTokens,
+    ModelName,
+    ServerURL,
+    Style,
+    TemplateKwargs,
+    console,
+    guarded,
+    make_dataset,
+    make_engine,
+    make_prompt,
+    print_json,
+    progress_bar,
+    quiet_libraries,
+)
+
+if TYPE_CHECKING:
+    from toolrefine.benchmarks.task import Benchmark
+    from toolrefine.config import BenchmarkConfig
+
+
+@guarded
+def evaluate(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK", help="bfcl, acebench, apibank, toolalpaca, a file of samples, or a tool-world domain."
+        ),
+    ],
+    model: ModelName,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as engine.dtype=bfloat16.")
+    ] = None,
+    adapter: Adapter = None,
+    server: ServerURL = None,
+    refine: Annotated[int, typer.Option(min=0, help="Refinement rounds, at most.")] = 0,
+    compare: Annotated[str, typer.Option(metavar="RIVALS", help="At equal cost, such as vote:5,best:5.")] = "",
+    categories: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them; all by default.")] = "",
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Your copy of the benchmark.")] = None,
+    mode: Annotated[str, typer.Option(help="BFCL: tools (chat template), or prompt (the benchmark's own).")] = "tools",
+    format: Format = "auto",  # noqa: A002
+    limit: Limit = None,
+    style: Style = "template",
+    template_kwargs: TemplateKwargs = "{}",
+    max_new_tokens: MaxNewTokens = 512,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Answers and results; evals/BENCHMARK-MODEL by default."),
+    ] = None,
+    export_bfcl: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write result files for the official `bfcl evaluate`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
+    from toolrefine.benchmarking import run_benchmark
+    from toolrefine.engines import open_engine
+    from toolrefine.models import fingerprint
+    from toolrefine.results import RESULT, build_result, read_answered
+    from toolrefine.rundir import open_run, write_json
+    from toolrefine.scoreboard import print_result, to_markdown
+    from toolrefine.types import Checkpoint
+
+    checkpoint = Checkpoint(model=model, adapter=adapter)
+    config = make_config(
+        overrides or [],
+        benchmark=benchmark,
+        model=model,
+        adapter=adapter,
+        fingerprint=fingerprint(checkpoint),
+        format=format,
+        data=str(data or ""),
+        categories=[name.strip() for name in categories.split(",") if name.strip()],
+        mode=mode,
+        limit=limit,
+        engine=make_engine(server).model_dump(exclude_defaults=True),
+        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        refinement={"max_rounds": refine},
+        max_new_tokens=max_new_tokens,
+        rivals=[name.strip() for name in compare.split(",") if name.strip()],
+    )
+    with quiet_libraries():
+        task_set = open_task_set(config)
+        folder = out or Path("evals") / slug(f"{task_set.name}-{Path(adapter or model).name}")
+        engine_config = config.engine.model_copy(update={"answers": str(folder / "requests.jsonl")})
+        with (
+            progress_bar() as progress,
+            open_run(folder, config, progress) as run,
+            open_engine(checkpoint, engine_config, task_set.prompt(config.prompt)) as engine,
+        ):
+            run_benchmark(task_set, engine, config, run)
+        (folder / "requests.jsonl").unlink(missing_ok=True)
+        answered = read_answered(folder)
+        result = build_result(task_set, answered)
+    write_json(folder / RESULT, result.model_dump(mode="json"))
+    (folder / "result.md").write_text(to_markdown(result), encoding="utf-8")
+    if export_bfcl is not None:
+        from toolrefine.benchmarks.bfcl.export import export_results
+
+        export_results(answered.answers, export_bfcl, model=slug(Path(adapter or model).name), mode=config.mode)
+    if as_json:
+        print_json({**result.model_dump(mode="json"), "folder": str(folder)})
+    else:
+        print_result(result, console())
+        typer.echo(f"\nanswers  toolrefine show {folder} --sample ID\nagain    toolrefine show {folder}")
+
+
+@guarded
+def compare(
+    before: Annotated[Path, typer.Argument(help="A folder that evaluate has written.")],
+    after: Annotated[Path, typer.Argument(help="Another, of the same benchmark.")],
+    arm: Annotated[str, typer.Option(help="draft, refined, vote:N or best:N; the final answers by default.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs of one benchmark, task by task (McNemar's exact test)."""
+    from toolrefine.results import compare_runs
+    from toolrefine.scoreboard import comparison_sheet, print_sheet
+
+    comparisons = compare_runs(before, after, arm)
+    if as_json:
+        print_json({"comparisons": [each.model_dump(mode="json") for each in comparisons]})
+    else:
+        print_sheet(comparison_sheet(comparisons), console())
+
+
+def make_config(overrides: list[str], **values: Any) -> BenchmarkConfig:
+    """The settings that a command line names, KEY=VALUE last.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    from toolrefine.cli.common import build
+    from toolrefine.config import BenchmarkConfig, apply_override
+
+    for override in overrides:
+        apply_override(values, override)
+    return build(BenchmarkConfig, **values)
+
+
+def open_task_set(config: BenchmarkConfig) -> Benchmark:
+    """The benchmark of a config: a public one, or a file of samples.
+
+    Raises:
+        RequestError: it cannot be read, or a category is unknown.
+    """
+    from toolrefine.benchmarks import BENCHMARKS, open_benchmark
+    from toolrefine.benchmarks.samples import SampleBenchmark
+    from toolrefine.datasets import dataset_name, load_pool
+    from toolrefine.errors import ConfigError
+
+    if config.benchmark in BENCHMARKS:
+        return open_benchmark(
+            config.benchmark, Path(config.data) if config.data else None, config.mode, config.categories
+        )
+    if config.categories:
+        raise ConfigError(f"--categories: {config.benchmark} is a file of samples and has none")
+    dataset = make_dataset(config.benchmark, config.format, config.limit)
+    return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching)
+
+
+def slug(text: str) -> str:
+    """A text as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
