@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,17 +9,74 @@ from hypothesis import strategies as st
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.scripted import ScriptedEngine
-from toolrefine.refine import refine
-from toolrefine.types import Message, Prompt, Refinement, StopReason
+from toolrefine.refine import find_fault, refine, refinement_prompt, stop_reason
+from toolrefine.types import Completion, Message, Outcome, Prompt, Refinement, StopReason, Tool
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="go"),), tools=())
 
 
-def run(answers: list[str], max_rounds: int = 3) -> Refinement:
+TOOL = Tool(name="f", parameters={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+
+
+def run(answers: list[str], max_rounds: int = 3, *, prompt: Prompt = PROMPT, **policies: Any) -> Refinement:
     engine = ScriptedEngine(lambda prompt, _: answers[int(prompt.id.partition("/round-")[2] or 0)])
-    config = RefinementConfig(max_rounds=max_rounds)
-    (refinement,) = refine(engine, [PROMPT], config, PromptConfig(), SamplingParams(temperature=0.0))
+    config = RefinementConfig(max_rounds=max_rounds, **policies)
+    (refinement,) = refine(engine, [prompt], config, PromptConfig(), SamplingParams(temperature=0.0))
     return refinement
+
+
+@pytest.mark.parametrize(
+    ("answers", "policies", "reason", "final"),
+    [
+        (["[f(a=1)]"], {"when": "invalid"}, StopReason.GATED, "[f(a=1)]"),
+        (["no"], {"when": "invalid"}, StopReason.GATED, "no"),
+        (["[f(a='x')]", "[f(a=2)]"], {"when": "invalid"}, StopReason.GATED, "[f(a=2)]"),
+        (["[f(", "[g(a=2)]", "[f(a=3)]"], {"when": "invalid"}, StopReason.GATED, "[f(a=3)]"),
+        (["[f(", "[f(", "[f(", "[f("], {"when": "invalid"}, StopReason.MAX_ROUNDS, "[f("),
+        (["[f(a=1)]", "[f(a='x')]"], {"accept": "valid"}, StopReason.REJECTED, "[f(a=1)]"),
+        (["[f(a=1)]", "[f("], {"accept": "valid"}, StopReason.REJECTED, "[f(a=1)]"),
+        (["[f(a=1)]", "[f(a=2)]", "[f(a=3)]", "[f("], {"accept": "valid"}, StopReason.REJECTED, "[f(a=3)]"),
+        (["[f(", "[f(a='x')]", "[f(a='y')]", "[f(a=1)]"], {"accept": "valid"}, StopReason.MAX_ROUNDS, "[f(a=1)]"),
+        (["[f(", "[f(a='x')]", "[f(a='y')]", "[g()]"], {"accept": "valid"}, StopReason.MAX_ROUNDS, "[f("),
+        (["[f(a=1)]"] * 4, {"stop": "never"}, StopReason.MAX_ROUNDS, "[f(a=1)]"),
+        (["[f(a=1)]", "[f(a=2)]", "[f(a=1)]", "[f(a=2)]"], {"stop": "never"}, StopReason.MAX_ROUNDS, "[f(a=2)]"),
+    ],
+)
+def test_policies(answers: list[str], policies: dict[str, Any], reason: StopReason, final: str) -> None:
+    refinement = run(answers, prompt=PROMPT.model_copy(update={"tools": (TOOL,)}), **policies)
+    assert (refinement.stop_reason, refinement.final.text) == (reason, final)
+    assert len(refinement.rounds) == len(answers)
+
+
+@pytest.mark.parametrize(("logprob", "reason"), [(-0.05, StopReason.GATED), (None, StopReason.GATED), (-0.5, None)])
+def test_an_uncertain_answer_is_refined(logprob: float | None, reason: StopReason | None) -> None:
+    answer = Completion(text="no", outcome=Outcome.NO_CALL, num_tokens=1, mean_logprob=logprob)
+    config = RefinementConfig(when="uncertain", min_logprob=-0.1)
+    assert stop_reason([answer], (TOOL,), config) is reason
+
+
+def test_what_is_wrong_is_said_where_that_is_asked_for() -> None:
+    prompt = PROMPT.model_copy(update={"tools": (TOOL,)})
+    invalid = ScriptedEngine(lambda *_: "[f(a='x')]").sample([prompt], 1, SamplingParams())[0][0]
+    valid = ScriptedEngine(lambda *_: "[f(a=1)]").sample([prompt], 1, SamplingParams())[0][0]
+    said = refinement_prompt(prompt, invalid, 1, PromptConfig(), explain=True).messages[-1].content
+    assert said == f"f: argument 'a' must be of type integer, not string. {PromptConfig().refine}"
+    for answer, explain in ((invalid, False), (valid, True)):
+        said = refinement_prompt(prompt, answer, 1, PromptConfig(), explain=explain).messages[-1].content
+        assert said == PromptConfig().refine
+
+
+@given(
+    answers=st.lists(st.sampled_from(["[f(a=1)]", "[f(a='x')]", "[g()]", "[f(", "no"]), min_size=6, max_size=6),
+    when=st.sampled_from(["always", "invalid", "uncertain"]),
+    stop=st.sampled_from(["unchanged", "never"]),
+)
+def test_a_valid_answer_is_never_replaced_by_an_invalid_one(answers: list[str], when: str, stop: str) -> None:
+    prompt = PROMPT.model_copy(update={"tools": (TOOL,)})
+    refinement = run(answers, max_rounds=5, prompt=prompt, when=when, stop=stop, accept="valid")
+    faults = [find_fault(answer, prompt.tools) for answer in refinement.answers]
+    assert None not in faults[:-1] or faults[-1] is None
+    assert refinement.rounds[0] == refinement.answers[0]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Player:
         following = next_round(self.prompt, self.rounds, self.refinement, self.prompt_config)
         if following is not None:
             return following
-        step = end_of_rounds(self.prompt, self.rounds)
+        step = end_of_rounds(self.prompt, self.rounds, self.refinement)
         self.steps.append(step)
         self.rounds = []
         next_step = self.episode.next_prompt(step.final) if self.episode else None
@@ -113,7 +113,7 @@ class Player:
         if self.episode is not None:
             verdicts, transcript = [self.episode.verdict()], self.episode.transcript()
         else:
-            verdicts, transcript = [self.benchmark.judge(self.task, each) for each in self.steps[0].rounds], ()
+            verdicts, transcript = [self.benchmark.judge(self.task, each) for each in self.steps[0].answers], ()
         return Answer(
             task_id=self.task.id,
             category=self.task.category,

@@ -240,10 +240,22 @@ class SftConfig(Record):
 
 
 class RefinementConfig(Record):
-    """Adaptive self-refinement at inference."""
+    """Adaptive self-refinement at inference: when, how, what to accept, when to stop.
+
+    The defaults are the algorithm of arXiv 2504.01400.
+    """
 
     max_rounds: int = Field(default=2, ge=0)
     """Refinement rounds after the draft, at most; 0 turns refinement off."""
+    when: Literal["always", "invalid", "uncertain"] = "always"
+    """Which answers. invalid: those that cannot be read or break the schema of their tools. uncertain: those, and where
+    the mean log-probability is below min_logprob."""
+    min_logprob: float = Field(default=-0.1, le=0.0)
+    """uncertain: natural logarithm, mean over the tokens of an answer. Certain where a server does not tell it."""
+    how: Literal["ask", "explain"] = "ask"
+    """ask: with prompt.refine. explain: what is wrong with an invalid answer is said before that."""
+    accept: Literal["always", "valid"] = "always"
+    """valid: only an answer that can be read and fits the schema of its tools replaces the one before."""
     stop: Literal["unchanged", "never"] = "unchanged"
     """unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number of them."""
 

@@ -70,9 +70,15 @@ def direct_corpus(pool: Sequence[Sample], prompt: PromptConfig) -> list[Example]
     return [_direct(sample, prompt) for sample in pool]
 
 
-def refine_messages(messages: Sequence[Message], draft: Completion, prompt: PromptConfig) -> tuple[Message, ...]:
-    """Append a draft and the turn that asks to refine it; what stands before is left as it is."""
-    return (*messages, draft.as_message(), Message(role="user", content=prompt.refine))
+def refine_messages(
+    messages: Sequence[Message], draft: Completion, prompt: PromptConfig, violation: str = ""
+) -> tuple[Message, ...]:
+    """Append a draft and the turn that asks to refine it; what stands before is left as it is.
+
+    violation is what is wrong with the draft, where that is to be said.
+    """
+    request = f"{violation} {prompt.refine}" if violation else prompt.refine
+    return (*messages, draft.as_message(), Message(role="user", content=request))
 
 
 def training_target(sample: Sample, prompt: PromptConfig) -> Message:

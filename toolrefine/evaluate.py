@@ -32,7 +32,7 @@ def evaluate(
                 sample_id=sample.id,
                 kind=sample.kind,
                 refinement=answered,
-                scores=tuple(score(completion, sample, matching) for completion in answered.rounds),
+                scores=tuple(score(completion, sample, matching) for completion in answered.answers),
             )
             for sample, answered in zip(chunk, refinements, strict=True)
         ]

@@ -210,10 +210,12 @@ class StopReason(StrEnum):
     SEEN_BEFORE = "seen_before"
     """The answer equals an earlier one that is not the previous: an oscillation."""
     GATED = "gated"
-    """The policy chose not to refine this draft."""
+    """The policy sees no need to refine this answer."""
     MAX_ROUNDS = "max_rounds"
     NO_ROOM = "no_room"
     """The conversation with the last answer leaves no room for another."""
+    REJECTED = "rejected"
+    """The last answer was not accepted; the one before it stands."""
 
 
 class Refinement(Record):
@@ -221,8 +223,10 @@ class Refinement(Record):
 
     prompt_id: str
     rounds: tuple[Completion, ...]
-    """rounds[0] is the draft, rounds[-1] the final answer."""
+    """rounds[0] is the draft."""
     stop_reason: StopReason
+    rejected: tuple[int, ...] = ()
+    """Rounds whose answer was not accepted."""
 
     @property
     def draft(self) -> Completion:
@@ -230,9 +234,17 @@ class Refinement(Record):
         return self.rounds[0]
 
     @property
+    def answers(self) -> tuple[Completion, ...]:
+        """After each round the answer that stands: its own, or the one before where its own was not accepted."""
+        standing: list[Completion] = []
+        for number, completion in enumerate(self.rounds):
+            standing.append(standing[-1] if number in self.rejected else completion)
+        return tuple(standing)
+
+    @property
     def final(self) -> Completion:
-        """The last answer."""
-        return self.rounds[-1]
+        """The answer that stands in the end."""
+        return self.answers[-1]
 
 
 class Checkpoint(Record):
@@ -254,4 +266,4 @@ class EvalItem(Record):
     refinement: Refinement
     """A draft alone where refinement is off."""
     scores: tuple[Score, ...]
-    """One a round, scores[0] for the draft."""
+    """Of the answer standing after each round, scores[0] of the draft."""

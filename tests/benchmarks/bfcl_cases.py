@@ -8,8 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from random import Random
 from typing import Any
+
+# By its path, because BFCL's own environment has no toolrefine.
+_GOLDS = spec_from_file_location("golds", Path(__file__).parents[2] / "toolrefine" / "benchmarks" / "bfcl" / "golds.py")
+assert _GOLDS and _GOLDS.loader
+golds = module_from_spec(_GOLDS)
+_GOLDS.loader.exec_module(golds)
+gold_text = golds.gold_text
 
 NUM_CHECKS = 12_000
 NUM_TEXTS = 8_000
@@ -580,51 +589,3 @@ def wrapped(random: Random, text: str) -> str:
         mutated_text(random, text),
     )
     return random.choice(changes)
-
-
-def gold_text(functions: list[dict[str, Any]], gold: list[dict[str, dict[str, Any]]], language: str) -> str:
-    """Gold calls as a model would write them: the first alternatives, without what may be left out."""
-    schemas = {function["name"]: function["parameters"] for function in functions}
-    calls = []
-    for call in gold:
-        [(name, answers)] = call.items()
-        schema = schemas[name]
-        arguments = []
-        for key, alternatives in answers.items():
-            if alternatives and (key in schema["required"] or "" not in alternatives):
-                value = gold_choice(next((each for each in alternatives if each != ""), ""))
-                arguments.append(f"{key}={gold_source(value, schema['properties'].get(key, {}), language)}")
-        calls.append(f"{name}({', '.join(arguments)})")
-    return f"[{', '.join(calls)}]"
-
-
-def gold_choice(gold: Any) -> Any:
-    """A value that meets an alternative; only objects at the top and in lists have alternatives of their own."""
-    if isinstance(gold, dict):
-        return {key: next(each for each in given if each != "") for key, given in gold.items() if "" not in given}
-    return [gold_choice(item) if isinstance(item, dict) else item for item in gold] if isinstance(gold, list) else gold
-
-
-def gold_source(value: Any, schema: dict[str, Any], language: str) -> str:
-    """A value in the source of a language, as its type is written there."""
-    kind, items = schema.get("type"), schema.get("items", {})
-    match value:
-        case _ if language == "python":
-            return repr(tuple(value) if kind == "tuple" else value)
-        case bool():
-            return str_source(value)
-        case int() | float():
-            suffix = {"long": "L", "Bigint": "n", "float": "f" if language == "java" else ""}.get(str(kind), "")
-            return f"{float(value) if kind in ('float', 'double') else value}{suffix}"
-        case list():
-            body = ", ".join(gold_source(item, items, language) for item in value)
-            if language == "javascript":
-                return f"[{body}]"
-            return f"new Object[]{{{body}}}" if kind == "Array" else f"new ArrayList<Object>(Arrays.asList({body}))"
-        case dict() if language == "javascript":
-            return "{" + ", ".join(f"{key}: {gold_source(item, {}, language)}" for key, item in value.items()) + "}"
-        case dict():
-            puts = " ".join(f'put("{key}", {gold_source(item, {}, language)});' for key, item in value.items())
-            return f"new HashMap<String, Object>() {{{{ {puts} }}}}"
-        case _:
-            return value if '"' in value or kind == "char" else f'"{value}"'

@@ -14,7 +14,7 @@ class Answer(Record):
     steps: tuple[Refinement, ...]
     """One for a task of one step; of an episode all, prompt_id saying which."""
     verdicts: tuple[Verdict, ...]
-    """Of a task of one step one a round, the first for the draft; of an episode one, for the whole."""
+    """Of a task of one step that of the answer standing after each round, the first of the draft; of an episode one."""
     transcript: tuple[Message, ...] = ()
     """Of an episode: all that was said."""
 

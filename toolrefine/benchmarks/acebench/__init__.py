@@ -1,1 +1,1 @@
-"""ACEBench (arXiv 2501.12851)."""
+"""ACEBench (arXiv 2501.12851): normal and special categories."""
