@@ -18,8 +18,9 @@ from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.errors import RequestError, RunDirError
 from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy, mcnemar
-from toolrefine.results import ALL, DRAFT, REFINED, BenchmarkResult, build_result, compare_runs, read_answered
-from toolrefine.rundir import open_run
+from toolrefine.report import write_benchmark_report
+from toolrefine.results import ALL, DRAFT, REFINED, RESULT, BenchmarkResult, build_result, compare_runs, read_answered
+from toolrefine.rundir import open_run, write_json
 from toolrefine.scoreboard import to_markdown
 from toolrefine.types import Completion, Message, Outcome, Prompt, StopReason
 
@@ -185,6 +186,27 @@ def test_an_interrupted_run_ends_in_the_same_bytes(tmp_path: Path, stop_after: i
     for path in (tmp_path / "whole").glob("*.jsonl"):
         if path.name != "metrics.jsonl":
             assert path.read_bytes() == (tmp_path / "torn" / path.name).read_bytes()
+
+
+def test_the_report_escapes_what_models_and_data_say(tmp_path: Path) -> None:
+    class Hostile(Counting):
+        def load(self, category: str) -> Iterator[Task]:
+            for task in super().load(category):
+                yield task.model_copy(update={"gold": "<script>alert(1)</script>"})
+
+        def begin(self, task: Task) -> None:
+            return
+
+    config = config_of()
+    with open_run(tmp_path, config) as run:
+        run_benchmark(Hostile(), ScriptedEngine(lambda *_: "<img src=x onerror=alert(1)>|[red]"), config, run)
+    result = build_result(Hostile(), read_answered(tmp_path))
+    write_json(tmp_path / RESULT, result.model_dump(mode="json"))
+    page = write_benchmark_report(tmp_path).read_text()
+    assert "<script>" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
+    assert "Content-Security-Policy" in page
 
 
 def test_two_runs_are_compared_task_by_task(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def category_rows(category: CategoryResult) -> Iterator[tuple[str, ...]]:
     """One row an arm."""
     for number, arm in enumerate(category.arms):
         yield (
-            "" if number else plain(category.name),
+            "" if number else category.name,
             arm.name,
             str(arm.accuracy.n),
             percent(arm.accuracy),
@@ -94,7 +94,7 @@ def comparison_sheet(comparisons: Sequence[RunComparison]) -> Sheet:
     return Sheet(
         f"Before against after, arm {comparisons[0].arm}",
         ("", "n", "fixed", "broken", "difference", "95 %", "p"),
-        [(plain(each.name), str(each.n), *change(each), f"{each.p_value:.3g}") for each in comparisons],
+        [(each.name, str(each.n), *change(each), f"{each.p_value:.3g}") for each in comparisons],
     )
 
 
@@ -132,7 +132,7 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
     for number, column in enumerate(sheet.columns):
         table.add_column(column, justify="right" if number > 1 else "left")
     for row in sheet.rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     console.print(table)
     console.print()
 

@@ -70,6 +70,7 @@ def evaluate(
     from toolrefine.benchmarking import run_benchmark
     from toolrefine.engines import open_engine
     from toolrefine.models import fingerprint
+    from toolrefine.report import write_benchmark_report
     from toolrefine.results import RESULT, build_result, read_answered
     from toolrefine.rundir import open_run, write_json
     from toolrefine.scoreboard import print_result, to_markdown
@@ -108,6 +109,7 @@ def evaluate(
         result = build_result(task_set, answered)
     write_json(folder / RESULT, result.model_dump(mode="json"))
     (folder / "result.md").write_text(to_markdown(result), encoding="utf-8")
+    report = write_benchmark_report(folder)
     if export_bfcl is not None:
         from toolrefine.benchmarks.bfcl.export import export_results
 
@@ -116,7 +118,9 @@ def evaluate(
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
         print_result(result, console())
-        typer.echo(f"\nanswers  toolrefine show {folder} --sample ID\nagain    toolrefine show {folder}")
+        typer.echo(
+            f"\nreport   {report}\nanswers  toolrefine show {folder} --sample ID\nagain    toolrefine show {folder}"
+        )
 
 
 @guarded

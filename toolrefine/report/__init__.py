@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolrefine.benchmarking import TASKS
+from toolrefine.benchmarks.answers import Answer
+from toolrefine.errors import RunDirError
 from toolrefine.report import charts
 from toolrefine.report.excerpts import pick_suspects, pick_transcripts
 from toolrefine.report.words import points, tell
+from toolrefine.results import RESULT, read_answered, read_result
+from toolrefine.scoreboard import notes, sheets
 from toolrefine.show import describe, signature
 from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, IterationSummary, RunSummary, summarize
 from toolrefine.types import Message, Reason, Sample
@@ -20,36 +27,103 @@ MAX_CHARACTERS = 2000
 """Of a turn or an answer that is shown; a model can write without end."""
 
 
+EXCERPTS = 8
+"""Answers to a benchmark that are shown of a kind."""
+
+
 def write_report(run_dir: Path) -> Path:
     """Write report.html into a run directory, finished or not; the path of the file.
 
     Raises:
         RunDirError: it is no run directory.
     """
-    path = run_dir / "report.html"
-    partial = run_dir / "report.html.partial"
-    partial.write_text(render(run_dir), encoding="utf-8")
+    return write_page(run_dir, render(run_dir))
+
+
+def write_benchmark_report(folder: Path) -> Path:
+    """Write report.html into a folder of evaluate's; the path of the file.
+
+    Raises:
+        RunDirError: it is no such folder, or not complete.
+    """
+    return write_page(folder, render_benchmark(folder))
+
+
+def write_page(folder: Path, page: str) -> Path:
+    """Write report.html, whole or not at all."""
+    path = folder / "report.html"
+    partial = folder / "report.html.partial"
+    partial.write_text(page, encoding="utf-8")
     partial.replace(path)
     return path
 
 
-def render(run_dir: Path) -> str:
-    """The report as text. Everything that a model or a data set wrote is escaped."""
-    summary = summarize(run_dir)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(clip=clip, points=points, request=request, signature=signature, turn=turn)
-    environment.globals.update(
+def environment() -> Environment:
+    """The templates. Everything that a model or a data set wrote is escaped."""
+    found = Environment(
+        loader=PackageLoader("toolrefine.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(as_json=as_json, clip=clip, points=points, request=request, signature=signature, turn=turn)
+    found.globals.update(
         by_question=by_question, charts=charts, most_changes=most_changes, reasons=reasons, tallest=tallest
     )
-    template = environment.from_string(resources.files(__package__).joinpath("template.html.j2").read_text("utf-8"))
-    return template.render(
-        summary=summary,
-        name=run_dir.resolve().name,
-        findings=tell(summary),
-        datasets=group_arms(summary),
-        suspects=pick_suspects(run_dir, summary),
-        sections=pick_transcripts(run_dir, summary),
-        files={name: read_if_there(run_dir / name) for name in ("config.json", "env.json")},
+    return found
+
+
+def render(run_dir: Path) -> str:
+    """The report of a run as text, with the benchmarks in its folder `benchmarks`."""
+    summary = summarize(run_dir)
+    results = [read_result(path.parent) for path in sorted((run_dir / "benchmarks").glob(f"**/{RESULT}"))]
+    return (
+        environment()
+        .get_template("run.html.j2")
+        .render(
+            summary=summary,
+            name=run_dir.resolve().name,
+            findings=tell(summary),
+            datasets=group_arms(summary),
+            benchmarks=[
+                (f"{result.benchmark}: {result.model}", list(sheets(result)), list(notes(result)))
+                for result in results
+                if result is not None
+            ],
+            suspects=pick_suspects(run_dir, summary),
+            sections=pick_transcripts(run_dir, summary),
+            files={name: read_if_there(run_dir / name) for name in ("config.json", "env.json")},
+        )
+    )
+
+
+def render_benchmark(folder: Path) -> str:
+    """The report of one benchmark as text."""
+    result = read_result(folder)
+    if result is None:
+        raise RunDirError(f"{folder}: no run of toolrefine evaluate is here, {TASKS.path} is missing")
+    answered = read_answered(folder)
+    tasks = {task.id: task for task in answered.tasks}
+    kinds: dict[str, Callable[[Answer], bool]] = {
+        "Fixed by refinement": lambda each: each.verdicts[-1].valid and not each.verdicts[0].valid,
+        "Broken by refinement": lambda each: each.verdicts[0].valid and not each.verdicts[-1].valid,
+        "Wrong": lambda each: not each.verdicts[-1].valid,
+    }
+    sections = {
+        heading: [(tasks[each.task_id], each) for each in islice(filter(is_one, answered.answers), EXCERPTS)]
+        for heading, is_one in kinds.items()
+    }
+    return (
+        environment()
+        .get_template("benchmark.html.j2")
+        .render(
+            name=folder.resolve().name,
+            result=result,
+            sheets=list(sheets(result)),
+            notes=list(notes(result)),
+            sections=[(heading, excerpts) for heading, excerpts in sections.items() if excerpts],
+        )
     )
 
 
@@ -101,6 +175,11 @@ def request(sample: Sample) -> str:
     """What the user asked for last, cut to about two lines."""
     said = [message.content for message in sample.messages if message.role == "user"]
     return textwrap.shorten(said[-1], 200, placeholder=" …") if said else sample.id
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON, escaped by the template."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def clip(text: str) -> str:
