@@ -75,8 +75,13 @@ def test_gold_is_right() -> None:
         ({"count": 3.0}, ""),
         ({"count": "3"}, "type_error"),
         ({"count": True}, "type_error"),
+        ({"count": 3.5}, "type_error"),
+        ({"depth": 7.5}, ""),
+        ({"depth": 7}, ""),
+        ({"watered": "true"}, ""),
+        ({"watered": "True"}, "type_error"),
         ({"watered": False}, ""),
-        ({"watered": 1}, "type_error"),
+        ({"watered": 1}, ""),
         ({"tags": ["Red", "TALL"]}, ""),
         ({"tags": ["red roses", "tall"]}, "value_error:list/tuple"),
         ({"tags": ["tall", "red"]}, "value_error:list/tuple"),
@@ -95,6 +100,9 @@ def test_gold_is_right() -> None:
         ({"bed": ROSE["bed"] | {"size": {"width": 2.0, "shaded": False}}}, ""),
         ({"bed": ROSE["bed"] | {"size": {"width": 2, "shaded": 0}}}, "value_error"),
         ({"bed": ROSE["bed"] | {"plots": ["b", "a"]}}, "value_error"),
+        ({"bed": ROSE["bed"] | {"size": {"width": 21, "shaded": False}}}, ""),
+        ({"bed": ROSE["bed"] | {"size": {"width": "2", "shaded": "false"}}}, ""),
+        ({"bed": ROSE["bed"] | {"plots": ["A", "b"]}}, "value_error"),
         ({"unknown": "x"}, "addition_args"),
         ({"note": "in the schema, but not in gold"}, "addition_args"),
     ],
@@ -113,7 +121,7 @@ def test_optional_arguments_may_be_missing() -> None:
 def test_a_gold_value_may_contradict_the_schema() -> None:
     gold = {"plant": {"species": "rose", "tags": {"red": 1}}}
     assert error([{"plant": {"species": "rose", "tags": {"red": 1}}}], gold) == ""
-    assert error([{"plant": {"species": "rose", "tags": ["red"]}}], gold) == "value_error"
+    assert error([{"plant": {"species": "rose", "tags": ["red"]}}], gold) == ""
     assert error([{"plant": {"species": "rose", "tags": "red"}}], gold) == "type_error"
 
 
@@ -147,7 +155,8 @@ def test_one_call_may_meet_several_golds() -> None:
 
 def test_a_function_name_that_ends_in_a_number_is_never_met() -> None:
     assert error([{"bed_2": {}}], {"bed_2": {}}) == "function_mismatch"
-    assert error([{"bed": {}}], {"bed_2": {}}) == "wrong_function_name"
+    assert error([{"bed": {}}], {"bed_2": {}}) == "wrong_param"
+    assert error([{"bed": {"a": 1}}], {"bed_2": {"a": 1}}) == "wrong_function_name"
 
 
 def test_any_of_several_golds_will_do() -> None:
@@ -186,7 +195,7 @@ def test_any_of_several_golds_will_do() -> None:
             "special_error_param",
             "missing_item",
         ),
-        ("There is incorrect value (?)", {"species": ["?"]}, "special_error_param", "missing_name"),
+        ("There is incorrect value (?)", {"species": ["?"]}, "special_error_param", ""),
         ("species ? is wrong", {"species": ["?"]}, "special_error_param", "wrong_phrase"),
         (
             "Due to the limitations of the function, I cannot solve this problem.",
@@ -272,7 +281,7 @@ def test_verdicts_are_the_official_ones(rows: dict[tuple[str, str], Any], golds:
 
 @needs_data
 def test_normal_golds_meet_themselves(rows: dict[tuple[str, str], Any], golds: dict[tuple[str, str], Any]) -> None:
-    """All but six; where the official verdicts cover them, the official checker refuses them too."""
+    """All but eight; where the official verdicts cover them, the official checker refuses them too."""
     errors = {}
     for key, row in rows.items():
         if not row["id"].startswith("normal_"):
@@ -284,11 +293,13 @@ def test_normal_golds_meet_themselves(rows: dict[tuple[str, str], Any], golds: d
             if not verdict.valid:
                 errors[key] = verdict.error_type
     assert errors == {
+        ("en", "normal_preference_40"): "value_error",
         ("en", "normal_single_turn_parallel_function_42"): "value_error:string",
         ("zh", "normal_atom_list_28"): "type_error",
         ("zh", "normal_atom_object_short_1"): "lack_args",
         ("zh", "normal_similar_api_2"): "wrong_function_name",
         ("zh", "normal_similar_api_22"): "wrong_function_name",
+        ("zh", "normal_single_turn_parallel_function_45"): "type_error",
         ("zh", "normal_single_turn_parallel_function_80"): "value_error",
     }
 
