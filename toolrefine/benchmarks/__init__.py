@@ -25,7 +25,7 @@ def _acebench(data: Path | None, mode: Mode, categories: Sequence[str]) -> Bench
 def _apibank(data: Path | None, mode: Mode, categories: Sequence[str]) -> Benchmark:
     from toolrefine.benchmarks.apibank import ApiBank
 
-    return ApiBank(data=data, categories=categories)
+    return ApiBank(data=data, mode=mode, categories=categories)
 
 
 def _toolalpaca(data: Path | None, mode: Mode, categories: Sequence[str]) -> Benchmark:

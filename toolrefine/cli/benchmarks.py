@@ -51,7 +51,9 @@ def evaluate(
     compare: Annotated[str, typer.Option(metavar="RIVALS", help="At equal cost, such as vote:5,best:5.")] = "",
     categories: Annotated[str, typer.Option(metavar="NAMES", help="With commas between them; all by default.")] = "",
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Your copy of the benchmark.")] = None,
-    mode: Annotated[str, typer.Option(help="BFCL: tools (chat template), or prompt (the benchmark's own).")] = "tools",
+    mode: Annotated[
+        str, typer.Option(help="tools: chat template. prompt: the benchmark's own (bfcl, apibank).")
+    ] = "tools",
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
     style: Style = "template",
