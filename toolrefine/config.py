@@ -281,7 +281,8 @@ class BenchmarkConfig(Record):
     categories: tuple[str, ...] = ()
     """Empty: all that can be run."""
     mode: Literal["tools", "prompt"] = "tools"
-    """BFCL. tools: through the model's chat template, or prompt.style. prompt: the benchmark's own prompt as text."""
+    """tools: through the model's chat template, or prompt.style. prompt: the benchmark's own prompt as text, where it has
+    one (bfcl, apibank)."""
     limit: int | None = Field(default=None, ge=1)
     """Tasks of a category, at most."""
     model: str
