@@ -100,9 +100,7 @@ def test_texts_are_decoded_like_the_official_ones() -> None:
         except DecodeError as raised:
             is_empty = raised.error_type == WRONG_FORMAT
             found = {"error": "empty" if is_empty else "failed"}
-        # What BFCL evaluates is not decoded here.
-        expected = {"error": "failed"} if official == {"error": "evaluated"} else official
-        assert found == expected, (number, text)
+        assert found == official, (number, text)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +268,17 @@ def test_languages() -> None:
         ("f(a=x, b=g(c=1), d=g(1), e=y[0])", [{"f": {"a": "x", "b": {"g": {"c": 1}}, "d": "g(1)", "e": "y[0]"}}]),
         ("[f(a=+5, b=(1, 2), c={'k': None}, d=...)]", [{"f": {"a": -5, "b": (1, 2), "c": {"k": None}, "d": "..."}}]),
         ("[]", []),
-        ("[f(a=1 + 1)]", None),
-        ("[f(a=[1 + 1])]", None),
-        ("[f(a='a' + 'b')]", None),
+        ("[f(a=1 + 1)]", [{"f": {"a": 2}}]),
+        ("[f(a=[0.05 * (100 + +20) ** -1])]", [{"f": {"a": [0.05 * 120**-1]}}]),
+        ("[f(a='a' + 'b')]", [{"f": {"a": "ab"}}]),
+        ("[f(a=[1] + [-2])]", [{"f": {"a": [1, -2]}}]),
+        ("[f(a=1 / 0)]", None),
+        ("[f(a=x + 1)]", None),
+        ("[f(a='a' * 10)]", None),
+        ("[f(a='%s' % 1)]", None),
+        ("[f(a=10**10**10)]", None),
+        ("[f(a=0.5**-1e9)]", None),
+        ("[f(a=9**4000 * 9**4000)]", None),
         ("[f(a=__import__('os').abort())]", [{"f": {"a": "__import__('os').abort()"}}]),
         ("[f(class=1)]", None),
         ("I cannot do that.", None),

@@ -8,9 +8,9 @@ Python texts are lists of calls. Oddities of BFCL that are kept, because verdict
 - Of a Java or JavaScript text only the first call is read. Missing brackets are forgiven where the parser can guess
   them, and Java is cut by byte offsets, so that text behind a character beyond ASCII is shifted.
 
-Where BFCL would evaluate an expression, `a=1+2`, the text cannot be decoded. The only other differences are texts on
-which a parser's time or memory would not be linear: Java and JavaScript of more than MAX_TOKENS words and signs, and
-Python with huge f-strings.
+Where BFCL would evaluate an expression, `a=1+2`, arithmetic on numbers and sums of strings and lists are computed; with
+anything else in it the text cannot be decoded. The only other differences are texts on which a parser's time or memory
+would not be linear: Java and JavaScript of more than MAX_TOKENS words and signs, and Python with huge f-strings.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolrefine.benchmarks.bfcl.arithmetic import compute
 from toolrefine.errors import RequestError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _python_value(node: ast.expr | None) -> Any:
     """Read the value of an argument.
 
     Raises:
-        ValueError: it is a kind of expression that BFCL does not read, or would evaluate.
+        ValueError: it is a kind of expression that BFCL does not read, or would evaluate and is no arithmetic.
         TypeError: a key of a dict is a list or a dict.
     """
     if isinstance(node, ast.Constant):
@@ -132,6 +133,8 @@ def _python_value(node: ast.expr | None) -> Any:
         number = node.operand.value
         if isinstance(number, int | float | complex):
             return -number
+    if isinstance(node, ast.BinOp):
+        return compute(node)
     if isinstance(node, ast.Tuple):
         return tuple([_python_value(element) for element in node.elts])
     if isinstance(node, ast.Call):
