@@ -9,6 +9,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps bfcl-eval==2026.3.23  # data for tests; what it depends on would be several GB
 	touch $@
 
 demo: install

@@ -15,12 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolrefine.benchmarks.bfcl.checker import check_calls, language_of
+from toolrefine.benchmarks.bfcl.data import find_bfcl
 from toolrefine.benchmarks.bfcl.decode import MAX_TOKENS, DecodeError, decode_response
 from toolrefine.benchmarks.bfcl.values import java_value, javascript_value
-from toolrefine.errors import RequestError
+from toolrefine.errors import DataError, RequestError
 
 GOLDEN = Path(__file__).parent / "golden"
-DATA = Path(os.environ.get("BFCL_DATA", "missing"))
+NAMED = os.environ.get("BFCL_DATA")
+try:
+    DATA = find_bfcl(Path(NAMED) if NAMED else None).root / "data"
+except DataError:
+    DATA = Path("missing")
 AST_CATEGORIES = {
     "simple_python": 400,
     "simple_java": 100,
@@ -34,7 +39,9 @@ AST_CATEGORIES = {
     "live_parallel_multiple": 24,
 }
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs BFCL_DATA, the folder bfcl_eval/data of bfcl-eval")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="needs bfcl-eval, installed or with BFCL_DATA naming its folder"
+)
 
 WRONG_FORMAT = "ast_decoder:decoder_wrong_output_format"
 
