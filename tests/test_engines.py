@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -9,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_model
+from fake_server import fake_server
 from transformers import AutoModelForCausalLM
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
-from toolrefine.engines import Accept, SamplingParams
+from toolrefine.engines import NO_ROOM, Accept, SamplingParams
 from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
+from toolrefine.engines.openai import OpenAIEngine
+from toolrefine.engines.scoring import answer_ids
 from toolrefine.engines.transformers import TransformersEngine, noise
 from toolrefine.engines.waves import NUM_PROBES, WavePlanner
-from toolrefine.refine import refine
+from toolrefine.errors import RequestError
+from toolrefine.refine import refine, refinement_prompt
 from toolrefine.rollout import to_prompt
 from toolrefine.types import Checkpoint, Completion, Outcome, Sample
 
@@ -370,3 +376,73 @@ def test_refinement_goes_on_from_what_the_draft_has_computed(
     assert sorted(c.text for each in answers for c in each.rounds[1:]) == sorted(c.text for (c,) in rounds)
     assert max(len(each.rounds) for each in answers) > 2
     assert few < 0.6 * num_tokens
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Llama", "Mistral", "Gemma", "Mamba"])
+def test_scores_are_those_of_a_full_forward(tmp_path: Path, samples: list[Sample], family: str) -> None:
+    path = make_model(tmp_path, family)
+    engine = load(path)
+    prompts = [to_prompt(sample) for sample in samples[:6]]
+    pairs = []
+    for prompt, (one, other) in zip(prompts, engine.sample(prompts, 2, SAMPLED), strict=True):
+        pairs += [(prompt, one), (prompt, other), (refinement_prompt(prompt, one, 1, PromptConfig()), other)]
+    other_end = pairs[0][1].model_copy(update={"outcome": Outcome.NO_CALL})
+    pairs += [(prompts[5], pairs[0][1]), (prompts[0], other_end), (prompts[0], NO_ROOM)]
+    model = AutoModelForCausalLM.from_pretrained(path)
+    for (prompt, completion), found in zip(pairs, engine.score(*zip(*pairs, strict=True)), strict=True):
+        ids, answer = engine.chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(engine.chat, completion)
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
+        expected = sum(logprobs[len(ids) + place - 1, token].item() for place, token in enumerate(answer))
+        assert found == pytest.approx(expected, abs=1e-4)
+    assert answer_ids(engine.chat, other_end)[-1] == engine.tokenizer.eos_token_id
+
+
+def test_a_score_is_what_sampling_has_told(tiny_model: Path, samples: list[Sample]) -> None:
+    """Where the model's tokens are those that the tokenizer makes of their text."""
+    engine, prompts = load(tiny_model), [to_prompt(sample) for sample in samples]
+    answers = [group[0] for group in engine.sample(prompts, 1, GREEDY)]
+    num_same = 0
+    for answer, found in zip(answers, engine.score(prompts, answers), strict=True):
+        if len(answer_ids(engine.chat, answer)) == answer.num_tokens:
+            num_same += 1
+            assert found == pytest.approx((answer.mean_logprob or 0.0) * answer.num_tokens, abs=1e-3)
+    assert num_same > 3
+
+
+def test_an_answer_without_room_has_no_probability(tiny_model: Path, samples: list[Sample]) -> None:
+    engine = load(tiny_model)
+    engine.max_positions = 30
+    text = Completion(text="a", outcome=Outcome.NO_CALL, num_tokens=2, mean_logprob=None)
+    assert engine.score([to_prompt(samples[0])], [text]) == [-math.inf]
+
+
+def server_engine(tiny_model: Path, url: str) -> OpenAIEngine:
+    config = EngineConfig(kind="openai", base_url=url, served_model="nano", retry_pause_s=0.01)
+    return OpenAIEngine.load(Checkpoint(model=str(tiny_model)), config, PromptConfig())
+
+
+def test_a_server_scores_by_the_log_probabilities_of_its_prompts(tiny_model: Path, samples: list[Sample]) -> None:
+    def scored(body: dict[str, Any]) -> str:
+        told = [{str(token): {"logprob": -token / 100}, "-1": {"logprob": -9.0}} for token in body["prompt"]]
+        return json.dumps({"choices": [{"text": "", "prompt_logprobs": [None, *told[1:]]}]})
+
+    answers = [Completion(text=text, outcome=Outcome.NO_CALL, num_tokens=1, mean_logprob=None) for text in ("a", "bc")]
+    prompts = [to_prompt(sample) for sample in samples[:2]]
+    with fake_server(fault_of=scored) as (_, url):
+        engine = server_engine(tiny_model, url)
+        expected = [-sum(answer_ids(engine.chat, answer)) / 100 for answer in answers]
+        assert engine.score(prompts, answers) == pytest.approx(expected)
+        engine.close()
+
+
+@pytest.mark.parametrize("fault", [None, 400, '{"choices": [{"prompt_logprobs": [null, {"7": 1}]}]}', '{"choices": 3}'])
+def test_a_server_that_cannot_score_is_a_request_error(
+    tiny_model: Path, samples: list[Sample], fault: int | str | None
+) -> None:
+    answer = Completion(text="a", outcome=Outcome.NO_CALL, num_tokens=1, mean_logprob=None)
+    with fake_server(fault_of=lambda body: fault) as (_, url):
+        engine = server_engine(tiny_model, url)
+        with pytest.raises(RequestError, match="prompt_logprobs"):
+            engine.score([to_prompt(samples[0])], [answer])
+        engine.close()

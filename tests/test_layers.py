@@ -15,7 +15,7 @@ LAYERS = [
     {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "json_schema", "chat", "models", "nano"},
     {"datasets", "engines", "training", "benchmarks"},
     {"rollout", "refine", "evaluate", "benchmarking", "curate"},
-    {"loop", "doctor", "server", "report", "results", "scoreboard", "summary", "show", "progress", "ablation"},
+    {"loop", "calibration", "doctor", "server", "report", "results", "scoreboard", "summary", "show", "progress", "ablation"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -9,17 +10,33 @@ from hypothesis import strategies as st
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.scripted import ScriptedEngine
-from toolrefine.refine import find_fault, refine, refinement_prompt, stop_reason
+from toolrefine.errors import RequestError
+from toolrefine.refine import find_fault, is_likelier, next_round, refine, refinement_prompt, stop_reason
 from toolrefine.types import Completion, Message, Outcome, Prompt, Refinement, StopReason, Tool
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="go"),), tools=())
 
 
 TOOL = Tool(name="f", parameters={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+WITH_TOOL = PROMPT.model_copy(update={"tools": (TOOL,)})
 
 
-def run(answers: list[str], max_rounds: int = 3, *, prompt: Prompt = PROMPT, **policies: Any) -> Refinement:
-    engine = ScriptedEngine(lambda prompt, _: answers[int(prompt.id.partition("/round-")[2] or 0)])
+def unscored(prompt: Prompt, text: str) -> float:
+    return 0.0
+
+
+def run(
+    answers: list[str],
+    max_rounds: int = 3,
+    *,
+    prompt: Prompt = PROMPT,
+    logprob: Callable[[Prompt, str], float] = unscored,
+    **policies: Any,
+) -> Refinement:
+    engine = ScriptedEngine(
+        lambda prompt, _: answers[int(prompt.id.partition("/round-")[2] or 0)],
+        logprob=logprob,
+    )
     config = RefinementConfig(max_rounds=max_rounds, **policies)
     (refinement,) = refine(engine, [prompt], config, PromptConfig(), SamplingParams(temperature=0.0))
     return refinement
@@ -134,3 +151,128 @@ def test_finished_prompts_leave_the_batch() -> None:
     done, other = refine(engine, prompts, RefinementConfig(max_rounds=3), PromptConfig(), SamplingParams())
     assert done.stop_reason is StopReason.UNCHANGED
     assert engine.num_prompts == len(done.rounds) + len(other.rounds)
+
+
+def test_resampling_shows_the_model_nothing_and_ends_with_the_first_answer_without_a_fault() -> None:
+    asked: list[tuple[Prompt, float]] = []
+    answers = ["[f(", "[f(a='x')]", "[f(a='x')]", "[f(a=4)]", "[f(a=5)]"]
+
+    class Recording(ScriptedEngine):
+        def chain(self, prompts: Any, params: SamplingParams, follow: Any) -> list[list[Completion]]:
+            def follow_and_keep(place: int, chain: Sequence[Completion]) -> Prompt | None:
+                following: Prompt | None = follow(place, chain)
+                asked.extend((prompt, params.temperature) for prompt in [following] if prompt)
+                return following
+
+            asked.extend((prompt, params.temperature) for prompt in prompts)
+            return super().chain(prompts, params, follow_and_keep)
+
+    engine = Recording(lambda prompt, _: answers[int(prompt.id.partition("/round-")[2] or 0)])
+    config = RefinementConfig(max_rounds=8, when="invalid", how="resample", accept="valid", temperature=0.5)
+    other = WITH_TOOL.model_copy(update={"id": "q/round-3"})
+    found, right = refine(engine, [WITH_TOOL, other], config, PromptConfig(), SamplingParams(temperature=0.0))
+    assert (found.stop_reason, found.final.text, found.rejected) == (StopReason.GATED, "[f(a=4)]", (1, 2))
+    assert len(found.rounds) == 4 and len(right.rounds) == 1
+    assert all((prompt.messages, prompt.tools) == (WITH_TOOL.messages, WITH_TOOL.tools) for prompt, _ in asked)
+    assert [temperature for _, temperature in asked] == [0.0, 0.0, 0.5, 0.5, 0.5]
+    assert len({prompt.id for prompt, _ in asked}) == len(asked)
+
+
+def test_resampling_always_keeps_the_likeliest_of_all() -> None:
+    likely = {"[f(a=1)]": -3.0, "[f(a=2)]": -2.0, "[f(a=3)]": -4.0, "[f(a='x')]": -0.1}
+    refinement = run(
+        ["[f(a=1)]", "[f(a=3)]", "[f(a=2)]", "[f(a='x')]"],
+        prompt=WITH_TOOL,
+        logprob=lambda prompt, text: likely[text],
+        how="resample",
+        accept="likelier",
+    )
+    assert refinement.final.text == "[f(a=2)]"
+    assert (refinement.stop_reason, refinement.rejected, refinement.num_scored) == (StopReason.MAX_ROUNDS, (1, 3), 0)
+
+
+@pytest.mark.parametrize(
+    ("draft", "refined", "reason", "num_scored"),
+    [
+        ((-1.0, -1.0), (-2.0, -0.5), StopReason.REJECTED, 2),
+        ((-1.0, -1.0), (-1.5, -0.4), StopReason.MAX_ROUNDS, 2),
+        ((-1.0, -1.0), (-0.5, -1.5), StopReason.MAX_ROUNDS, 2),
+    ],
+)
+def test_a_change_must_be_as_likely_with_and_without_the_draft(
+    draft: tuple[float, float], refined: tuple[float, float], reason: StopReason, num_scored: int
+) -> None:
+    """The pairs are the log-probability alone and that behind the draft."""
+
+    def logprob(prompt: Prompt, text: str) -> float:
+        return (draft if text == "[f(a=1)]" else refined)[len(prompt.messages) > 1]
+
+    refinement = run(["[f(a=1)]", "[f(a=2)]"], 1, prompt=WITH_TOOL, logprob=logprob, accept="likelier")
+    assert (refinement.stop_reason, refinement.num_scored) == (reason, num_scored)
+    assert refinement.final.text == ("[f(a=1)]" if reason is StopReason.REJECTED else "[f(a=2)]")
+
+
+@pytest.mark.parametrize(
+    ("answers", "final", "num_scored"),
+    [
+        (["[f(a='x')]", "[f(a=2)]", "[f(a=2)]"], "[f(a=2)]", 0),  # the valid one, however likely
+        (["[f(a=1)]", "[f(a='x')]"], "[f(a=1)]", 0),
+        (["[f(a=1)]", "[f(a=1.0)]"], "[f(a=1.0)]", 0),  # the same calls
+        (["[f(a='x')]", "[f(a='y')]"], "[f(a='x')]", 2),
+    ],
+)
+def test_what_is_settled_without_scores_is_not_scored(answers: list[str], final: str, num_scored: int) -> None:
+    def logprob(prompt: Prompt, text: str) -> float:
+        return 0.0 if text == answers[0] else -9.0
+
+    refinement = run(answers, prompt=WITH_TOOL, logprob=logprob, accept="likelier")
+    assert (refinement.final.text, refinement.num_scored) == (final, num_scored)
+
+
+def test_what_sampling_has_not_told_is_scored_too() -> None:
+    text = "[f(a={})]"
+    rounds = [
+        ScriptedEngine(lambda *_, i=i: text.format(i)).sample([WITH_TOOL], 1, SamplingParams())[0][0] for i in range(3)
+    ]
+    untold = [answer.model_copy(update={"mean_logprob": None}) for answer in rounds]
+    assert is_likelier(untold[:2], [-1.0, -2.0, -3.0, -2.0])  # r alone and behind d: -4; d alone and behind itself: -4
+    assert not is_likelier(untold[:2], [-1.0, -2.1, -3.0, -2.0])
+    refinement = run([text.format(i) for i in range(3)], 2, prompt=WITH_TOOL, accept="likelier")
+    assert refinement.num_scored == 5  # the answer of round 1 was sampled behind the draft, not behind the prompt alone
+
+
+def test_an_answer_that_cannot_be_scored_here_is_a_request_error() -> None:
+    rounds = [
+        ScriptedEngine(lambda *_, i=i: f"[f(a={i})]").sample([WITH_TOOL], 1, SamplingParams())[0][0] for i in range(2)
+    ]
+    config = RefinementConfig(accept="likelier")
+    with pytest.raises(RequestError, match=r"refinement\.accept=valid"):
+        next_round(WITH_TOOL, rounds, config, PromptConfig())
+    assert next_round(WITH_TOOL, rounds, config, PromptConfig(), [True])
+    assert not next_round(WITH_TOOL, rounds, config, PromptConfig(), [False])
+
+
+@given(
+    answers=st.lists(st.sampled_from(["[f(a=1)]", "[f(a=2)]", "[f(a='x')]", "[g()]", "[f(", "no"]), min_size=6),
+    when=st.sampled_from(["always", "invalid", "uncertain"]),
+    how=st.sampled_from(["ask", "explain", "resample"]),
+    accept=st.sampled_from(["always", "valid", "likelier"]),
+    stop=st.sampled_from(["unchanged", "never"]),
+    logprobs=st.lists(st.floats(-5.0, 0.0), min_size=12, max_size=12),
+)
+def test_every_policy_comes_to_an_end_and_none_but_always_makes_a_valid_answer_invalid(
+    answers: list[str], when: str, how: str, accept: str, stop: str, logprobs: list[float]
+) -> None:
+    def logprob(prompt: Prompt, text: str) -> float:
+        return logprobs[2 * answers.index(text) % 12 + (len(prompt.messages) > 1)]
+
+    refinement = run(
+        answers, 5, prompt=WITH_TOOL, logprob=logprob, when=when, how=how, accept=accept, stop=stop, min_logprob=-1.0
+    )
+    assert 1 <= len(refinement.rounds) <= 6
+    assert refinement.num_scored <= 3 * (len(refinement.rounds) - 1)
+    standing = [find_fault(answer, WITH_TOOL.tools) is None for answer in refinement.answers]
+    if accept != "always":
+        assert standing == sorted(standing)
+    if accept == "always" or how == "resample":
+        assert refinement.num_scored == 0

@@ -10,7 +10,7 @@ from toolrefine.benchmarks.task import Benchmark, Episode, Task
 from toolrefine.config import BenchmarkConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import majority
-from toolrefine.refine import end_of_rounds, next_round
+from toolrefine.refine import Rounds, answer_all
 from toolrefine.rollout import chunks
 from toolrefine.rundir import RunDir, Stage
 from toolrefine.types import Completion, Prompt, Refinement
@@ -32,7 +32,7 @@ def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig,
     """
     tasks = run.stage(TASKS, load_tasks, benchmark, config.limit)
     prompt = benchmark.prompt(config.prompt)
-    params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens)
+    params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
     settings = (engine, benchmark, tasks, config.refinement, prompt, params)
     run.stream(ANSWERS, config.chunk_size, len(tasks), answer, *settings)
     if config.refinement.max_rounds and any(benchmark.begin(task) for task in tasks):
@@ -76,10 +76,10 @@ def answer(
     for chunk in chunks(tasks[skip:], chunk_size):
         players = [Player(task, benchmark, refinement, prompt) for task in chunk]
 
-        def follow(place: int, completions: Sequence[Completion], players: Sequence[Player] = players) -> Prompt | None:
-            return players[place].follow(completions[-1])
+        def then(place: int, players: Sequence[Player] = players) -> Rounds | None:
+            return players[place].next_step()
 
-        engine.chain([player.prompt for player in players], params, follow)
+        answer_all(engine, [player.rounds for player in players], params, then)
         yield [player.result() for player in players]
 
 
@@ -90,23 +90,21 @@ class Player:
         self.task, self.benchmark, self.refinement, self.prompt_config = task, benchmark, refinement, prompt
         self.episode: Episode | None = benchmark.begin(task)
         first = self.episode.next_prompt(None) if self.episode else None
-        self.prompt = first or Prompt(id=task.id, messages=task.messages, tools=task.tools)
-        self.rounds: list[Completion] = []
+        self.rounds = self._begin(first or Prompt(id=task.id, messages=task.messages, tools=task.tools))
         self.steps: list[Refinement] = []
 
-    def follow(self, completion: Completion) -> Prompt | None:
-        """Take a completion; what to ask next, if anything."""
-        self.rounds.append(completion)
-        following = next_round(self.prompt, self.rounds, self.refinement, self.prompt_config)
-        if following is not None:
-            return following
-        step = end_of_rounds(self.prompt, self.rounds, self.refinement)
+    def next_step(self) -> Rounds | None:
+        """Take the rounds of a step that have ended; those of the next, if there is one."""
+        step = self.rounds.result()
         self.steps.append(step)
-        self.rounds = []
-        next_step = self.episode.next_prompt(step.final) if self.episode else None
-        if next_step is not None:
-            self.prompt = next_step
-        return next_step
+        following = self.episode.next_prompt(step.final) if self.episode else None
+        if following is None:
+            return None
+        self.rounds = self._begin(following)
+        return self.rounds
+
+    def _begin(self, prompt: Prompt) -> Rounds:
+        return Rounds(prompt, self.refinement, self.prompt_config)
 
     def result(self) -> Answer:
         """The judged answer."""

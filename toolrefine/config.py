@@ -115,6 +115,9 @@ class EngineConfig(Record):
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on a CPU."""
+    constrain: bool = False
+    """transformers: sample only what names the prompt's tools and fits their schemas, or calls none; needs
+    toolrefine[grammar]. Formats pythonic, hermes, llama3_json and xlam."""
     max_batch_rows: int = Field(default=128, ge=1)
     """Completions worked on at once."""
     prefix_cache_gb: float = Field(default=4.0, ge=0.0)
@@ -252,12 +255,17 @@ class RefinementConfig(Record):
     the mean log-probability is below min_logprob."""
     min_logprob: float = Field(default=-0.1, le=0.0)
     """uncertain: natural logarithm, mean over the tokens of an answer. Certain where a server does not tell it."""
-    how: Literal["ask", "explain"] = "ask"
-    """ask: with prompt.refine. explain: what is wrong with an invalid answer is said before that."""
-    accept: Literal["always", "valid"] = "always"
-    """valid: only an answer that can be read and fits the schema of its tools replaces the one before."""
+    how: Literal["ask", "explain", "resample"] = "ask"
+    """ask: with prompt.refine. explain: what is wrong with an invalid answer is said before that. resample: the model
+    sees nothing of its answers; each round is another sample, as long as `when` does not let the standing answer go."""
+    temperature: float = Field(default=0.7, gt=0.0)
+    """resample: of the samples."""
+    accept: Literal["always", "valid", "likelier"] = "always"
+    """Which answers replace the one that stands. valid: those that can be read and fit the schema of their tools.
+    likelier: a valid one an invalid one; where both are valid or both are not, the one that the model finds likelier
+    with and without the other in its prompt, which takes two scoring passes a changed answer (resample: none)."""
     stop: Literal["unchanged", "never"] = "unchanged"
-    """unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number of them."""
+    """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
 
 
 class EvaluationConfig(Record):
@@ -281,8 +289,8 @@ class BenchmarkConfig(Record):
     categories: tuple[str, ...] = ()
     """Empty: all that can be run."""
     mode: Literal["tools", "prompt"] = "tools"
-    """tools: through the model's chat template, or prompt.style. prompt: the benchmark's own prompt as text, where it has
-    one (bfcl, apibank)."""
+    """tools: through the model's chat template, or prompt.style. prompt: the benchmark's own prompt as text, where it
+    has one (bfcl, apibank)."""
     limit: int | None = Field(default=None, ge=1)
     """Tasks of a category, at most."""
     model: str
@@ -362,6 +370,26 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if config.rollout.waves is True and config.selection.policy != "solvable":
         raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
     return config
+
+
+def load_policy(path: Path) -> RefinementConfig:
+    """Read the [refinement] table of a file, such as `toolrefine calibrate` writes; other tables are passed over.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, it has no such table, or a value does not fit.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such policy; toolrefine calibrate writes one") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    if not isinstance(tree.get("refinement"), dict):
+        raise ConfigError(f"{path}: no table [refinement]; toolrefine calibrate writes one")
+    try:
+        return RefinementConfig.model_validate(tree["refinement"])
+    except ValidationError as error:
+        raise ConfigError(f"{path}: refinement.{describe(error)}") from None
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

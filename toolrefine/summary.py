@@ -205,7 +205,9 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
                         if any(item.kind == kind for item in items)
                     },
                     by_round=accuracy_by_round(items) if suffix else (),
-                    calls_per_sample=sum(len(item.scores) for item in items) / len(items) if suffix else 1.0,
+                    calls_per_sample=sum(len(item.scores) + item.refinement.num_scored for item in items) / len(items)
+                    if suffix
+                    else 1.0,
                     stop_reasons=count_stop_reasons(items) if suffix else {},
                     comparisons=tuple(
                         comparison

@@ -227,6 +227,8 @@ class Refinement(Record):
     stop_reason: StopReason
     rejected: tuple[int, ...] = ()
     """Rounds whose answer was not accepted."""
+    num_scored: int = 0
+    """Scoring passes: prompts with an answer that were computed without sampling, to decide what to accept."""
 
     @property
     def draft(self) -> Completion:

@@ -25,8 +25,8 @@ class Answer(Record):
 
     @property
     def num_calls(self) -> int:
-        """Completions, drafts and refinement rounds alike."""
-        return sum(len(step.rounds) for step in self.steps)
+        """Completions, drafts and refinement rounds alike, and scoring passes."""
+        return sum(len(step.rounds) + step.num_scored for step in self.steps)
 
     @property
     def num_tokens(self) -> int:

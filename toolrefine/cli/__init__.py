@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from toolrefine.cli import benchmarks
+from toolrefine.cli import benchmarks, calibrate
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
     Adapter,
@@ -19,6 +19,7 @@ from toolrefine.cli.common import (
     Limit,
     MaxNewTokens,
     ModelName,
+    Policy,
     ServerURL,
     Style,
     TemplateKwargs,
@@ -26,6 +27,7 @@ from toolrefine.cli.common import (
     guarded,
     make_engine,
     make_prompt,
+    make_refinement,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -84,6 +86,7 @@ def train(
 
 app.command()(benchmarks.evaluate)
 app.command()(benchmarks.compare)
+app.command()(calibrate.calibrate)
 
 
 @app.command()
@@ -93,7 +96,8 @@ def refine(
     data: Annotated[Path, typer.Option(metavar="FILE", help="Prompts: rows with messages and tools.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of final calls, one line a prompt.")],
     adapter: Adapter = None,
-    max_rounds: Annotated[int, typer.Option(min=0, help="Refinement rounds, at most.")] = 2,
+    max_rounds: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 2 by default.")] = None,
+    policy: Policy = None,
     limit: Limit = None,
     style: Style = "template",
     template_kwargs: TemplateKwargs = "{}",
@@ -104,7 +108,6 @@ def refine(
     """Answer prompts with adaptive self-refinement: refine until the calls no longer change."""
     from collections import Counter
 
-    from toolrefine.config import RefinementConfig
     from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
@@ -113,6 +116,7 @@ def refine(
 
     prompt = make_prompt(style, template_kwargs)
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
+    refinement = make_refinement(policy, max_rounds)
     prompts, num_bad = load_prompts(data, out.with_name(out.name + ".quarantine.jsonl"), limit)
     reasons: Counter[str] = Counter()
     num_changed = 0
@@ -126,7 +130,7 @@ def refine(
         progress.begin("refine", len(prompts))
         for start in range(0, len(prompts), 128):
             part = prompts[start : start + 128]
-            for result in run_refinement(engine, part, RefinementConfig(max_rounds=max_rounds), prompt, params):
+            for result in run_refinement(engine, part, refinement, prompt, params):
                 changed = len(result.rounds) > 1 and not same_calls(result.draft, result.final)
                 reasons[result.stop_reason.value] += 1
                 num_changed += changed

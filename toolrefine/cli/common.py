@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
 
 import typer
@@ -16,7 +17,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolrefine.config import Dataset, EngineConfig, PromptConfig
+    from toolrefine.config import Dataset, EngineConfig, PromptConfig, RefinementConfig
     from toolrefine.rundir import Progress
 
 P = ParamSpec("P")
@@ -33,6 +34,7 @@ Format = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Rows to read, at most.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
+Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="Refine as this file of toolrefine calibrate says.")]
 Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
 ServerURL = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="Ask this OpenAI-compatible server of the model.")
@@ -133,6 +135,14 @@ def make_engine(server: str | None) -> EngineConfig:
     from toolrefine.config import EngineConfig
 
     return EngineConfig(kind="openai", base_url=server) if server else EngineConfig()
+
+
+def make_refinement(policy: Path | None, max_rounds: int | None) -> RefinementConfig:
+    """The refinement that a command line names: a policy's, or the paper's algorithm; max_rounds overrides it."""
+    from toolrefine.config import RefinementConfig, load_policy
+
+    found = load_policy(policy) if policy else RefinementConfig()
+    return found if max_rounds is None else found.model_copy(update={"max_rounds": max_rounds})
 
 
 def build(record: type[T], **fields: Any) -> T:

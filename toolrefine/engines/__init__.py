@@ -52,6 +52,17 @@ class Engine(Protocol):
         """A completion of each prompt, then of what follow asks next, and so on: each prompt at its own pace."""
         ...
 
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """The summed natural log-probability at temperature 1 of each completion behind the prompt in its place.
+
+        That of its text as the tokenizer splits it, and of the end of the turn unless it was cut off (see
+        toolrefine.engines.scoring); minus infinity where both do not fit into the model's context.
+
+        Raises:
+            RequestError: a server does not tell.
+        """
+        ...
+
     def close(self) -> None:
         """Give back memory and processes."""
         ...
@@ -73,6 +84,10 @@ class LazyEngine:
     def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
         """See Engine."""
         return self._loaded().chain(prompts, params, follow)
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """See Engine."""
+        return self._loaded().score(prompts, completions)
 
     def close(self) -> None:
         """See Engine."""

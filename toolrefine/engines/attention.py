@@ -20,6 +20,12 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer."""
 
 
+def num_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    differ = (place for place, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+    return next(differ, min(len(a), len(b)))
+
+
 class Prefix(NamedTuple):
     """Tokens whose keys and values are known."""
 
@@ -29,8 +35,7 @@ class Prefix(NamedTuple):
 
     def num_shared(self, ids: Sequence[int]) -> int:
         """How many tokens at the beginning of a prompt need no prefill; one at least is left to compute."""
-        differ = (place for place, (a, b) in enumerate(zip(self.ids, ids, strict=False)) if a != b)
-        return min(next(differ, min(len(self.ids), len(ids))), len(ids) - 1)
+        return min(num_common(self.ids, ids), len(ids) - 1)
 
 
 class SharedPrefixCache(Cache):

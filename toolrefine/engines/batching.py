@@ -17,6 +17,7 @@ import torch
 
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.attention import Layers, Prefix
+from toolrefine.engines.constraint import Guide, allowed_tokens
 from toolrefine.engines.decoding import Decoder
 
 
@@ -51,6 +52,8 @@ class Job:
     """Completions to keep room for while further waves may come."""
     wave: Sequence[int] = ()
     """The wave that is being sampled, or the first to be."""
+    guide: Guide | None = None
+    """What may be answered."""
 
     @property
     def is_last_wave(self) -> bool:
@@ -86,6 +89,8 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
     state: torch.Tensor | None = None
     """What the model's head reads (C,), kept where a completion may come by later."""
+    guide: Guide | None = None
+    """What may come next."""
 
 
 @dataclass(eq=False, slots=True)
@@ -175,7 +180,7 @@ class Batch:
         for number, job, state in zip(numbers, jobs, states, strict=True):
             job.known = None
             slot = _Slot(number, job)
-            slot.root = _Node(slot, _Row(), 0, -1, state=state)
+            slot.root = _Node(slot, _Row(), 0, -1, state=state, guide=job.guide)
             slot.waiting.extend(job.wave)
             self.slots.append(slot)
             self._start(slot)
@@ -192,11 +197,13 @@ class Batch:
         nodes = list(dict.fromkeys(cursor.node for cursor in self.cursors))
         rows = {node: row for row, node in enumerate(nodes)}
         logits = self.decoder.logits(self._states_of(nodes))
+        guides = [node.guide for node in nodes]
         tokens, logprobs = choose(
             logits,
             [rows[cursor.node] for cursor in self.cursors],
             [cursor.noise[cursor.node.depth] for cursor in self.cursors],
             self.params,
+            allowed_tokens(guides, logits.shape[1], logits.device) if any(guides) else None,
         )
         going, ended, fresh = [], [], []
         for cursor, token, logprob in zip(self.cursors, tokens, logprobs, strict=True):
@@ -209,7 +216,8 @@ class Batch:
             node = cursor.node
             child = node.children.get(token)
             if child is None:
-                child = node.children[token] = _Node(node.slot, node.row, node.depth + 1, token)
+                guide = node.guide and node.guide.after(token)
+                child = node.children[token] = _Node(node.slot, node.row, node.depth + 1, token, guide=guide)
                 fresh.append(child)
             cursor.node = child
         self.cursors = going
@@ -316,18 +324,24 @@ BLOCK = 64
 
 
 def choose(
-    logits_uv: torch.Tensor, rows: Sequence[int], noise: Sequence[float], params: SamplingParams
+    logits_uv: torch.Tensor,
+    rows: Sequence[int],
+    noise: Sequence[float],
+    params: SamplingParams,
+    allowed_uv: torch.Tensor | None = None,
 ) -> tuple[list[int], list[float]]:
     """Tokens of completions by inverting the distribution function, and their log-probabilities at temperature 1.
 
-    rows say which of the U distributions each completion draws from, noise is a uniform number for each.
+    rows say which of the U distributions each completion draws from, noise is a uniform number for each. What is not
+    allowed is never drawn, but the log-probabilities are the model's own, as if all were.
     """
     logits_uv = logits_uv.float()
     rows_c = torch.tensor(rows, device=logits_uv.device)
+    offered_uv = logits_uv if allowed_uv is None else logits_uv.masked_fill(~allowed_uv, -torch.inf)
     if params.temperature == 0.0:
-        chosen_c = logits_uv.argmax(dim=-1)[rows_c]
+        chosen_c = offered_uv.argmax(dim=-1)[rows_c]
     else:
-        probabilities = (logits_uv / params.temperature).softmax(dim=-1)
+        probabilities = (offered_uv / params.temperature).softmax(dim=-1)
         if params.top_p < 1.0:
             ordered, places = probabilities.sort(dim=-1, descending=True)
             ordered[ordered.cumsum(dim=-1) - ordered >= params.top_p] = 0.0

@@ -11,6 +11,7 @@ from transformers import LogitsProcessor
 
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.batching import Job, Sampled, choose
+from toolrefine.engines.constraint import Guide, allowed_tokens
 
 
 def generate(model: Any, jobs: Sequence[Job], params: SamplingParams, eos_ids: set[int], max_rows: int) -> None:
@@ -33,7 +34,8 @@ def _generate(
     model: Any, batch: Sequence[tuple[Job, int]], params: SamplingParams, eos_ids: set[int]
 ) -> list[tuple[tuple[int, ...], float]]:
     ids = torch.tensor([job.ids for job, _ in batch], device=model.device)
-    chooser = _Chooser([job.noise(number).tolist() for job, number in batch], params)
+    noise_rs = [job.noise(number).tolist() for job, number in batch]
+    chooser = _Chooser(noise_rs, [job.guide for job, _ in batch], params)
     model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -54,15 +56,17 @@ def _generate(
 class _Chooser(LogitsProcessor):
     """Chooses each row's token by its own noise, and leaves generate no other choice."""
 
-    def __init__(self, noise_rs: list[list[float]], params: SamplingParams) -> None:
-        self.noise_rs, self.params = noise_rs, params
+    def __init__(self, noise_rs: list[list[float]], guides: list[Guide | None], params: SamplingParams) -> None:
+        self.noise_rs, self.guides, self.params = noise_rs, guides, params
         self.tokens: list[list[int]] = [[] for _ in noise_rs]
         self.logprobs: list[list[float]] = [[] for _ in noise_rs]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         rows = range(len(scores))
         step = len(self.tokens[0])
-        tokens, logprobs = choose(scores, rows, [noise[step] for noise in self.noise_rs], self.params)
+        allowed = allowed_tokens(self.guides, scores.shape[1], scores.device) if any(self.guides) else None
+        tokens, logprobs = choose(scores, rows, [noise[step] for noise in self.noise_rs], self.params, allowed)
+        self.guides = [guide and guide.after(token) for guide, token in zip(self.guides, tokens, strict=True)]
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             self.tokens[row].append(token)
             self.logprobs[row].append(logprob)

@@ -16,6 +16,7 @@ on how many are asked for together. That the prompt is computed once is the serv
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import re
@@ -33,7 +34,8 @@ from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams, wave_sizes
 from toolrefine.engines.answers import Answers
 from toolrefine.engines.launch import Server, launch
-from toolrefine.engines.replies import read_choice
+from toolrefine.engines.replies import read_choice, read_score
+from toolrefine.engines.scoring import answer_ids
 from toolrefine.errors import ConfigError, RequestError, WorkError
 from toolrefine.models import generation_eos_ids, load_tokenizer, resolve_model
 from toolrefine.seeds import derive_seed
@@ -57,6 +59,8 @@ TOO_LONG = re.compile(
 """What a server says to a prompt that leaves no room for an answer."""
 
 MAX_WAIT_S = 60.0
+
+NO_SCORES = "to score answers takes a server with token ids and prompt_logprobs, as vLLM's, or this process"
 
 
 class Wave(NamedTuple):
@@ -103,9 +107,11 @@ class OpenAIEngine:
         """Find the server of a checkpoint, or start one where engine.launch says how.
 
         Raises:
-            RequestError: it serves another model, or the model's template cannot be used.
+            RequestError: it serves another model, the model's template cannot be used, or engine.constrain is set.
             WorkError: it does not answer, or the started one does not get ready.
         """
+        if config.constrain:
+            raise ConfigError("engine.constrain: works in this process only; a server has settings of its own for that")
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         chat = Chat(tokenizer, prompt, generation_eos_ids(checkpoint))
         answers = Answers(config.answers, checkpoint, prompt)
@@ -171,6 +177,29 @@ class OpenAIEngine:
         self.answers.begin(prompts, params)
         self._run([waves(place) for place in range(len(prompts))], params)
         return chains
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """See Engine: by vLLM's prompt_logprobs, for which it computes whole prompts; nothing is kept for retries."""
+        self._failed.clear()
+        with ThreadPoolExecutor(self.config.concurrency) as pool:
+            try:
+                return list(pool.map(self._score, prompts, completions))
+            except BaseException:
+                self._failed.set()
+                raise
+
+    def _score(self, prompt: Prompt, completion: Completion) -> float:
+        ids, answer = self.chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(self.chat, completion)
+        body = {"model": self.model, "prompt": ids + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1}
+        try:
+            found = read_score(self._post(PATHS["tokens"], body, prompt.id), len(ids), answer)
+        except TooLongError:
+            return -math.inf
+        except RequestError as error:
+            raise RequestError(f"{error}; {NO_SCORES}") from None
+        if found is None:
+            raise RequestError(f"server {self.client.base_url}: tells no log-probabilities of prompts; {NO_SCORES}")
+        return found
 
     def _run(self, waves_of: Sequence[Iterator[Wave]], params: SamplingParams) -> None:
         """Ask for the waves of each place, one after the other; those of different places wait for no other's."""

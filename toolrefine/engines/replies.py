@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from toolrefine.chat import Chat
@@ -43,6 +44,18 @@ def read_choice(chat: Chat, prompt: Prompt, choice: dict[str, Any], usage: dict[
         num_tokens=num_tokens,
         mean_logprob=round(sum(logprobs) / len(logprobs), 6) if logprobs else None,
     )
+
+
+def read_score(reply: dict[str, Any], start: int, answer: Sequence[int]) -> float | None:
+    """The summed log-probability that a server tells of the tokens of its prompt from start on; None where it does not.
+
+    vLLM gives for each token of a prompt, the first aside, those of some tokens by id, its own among them.
+    """
+    try:
+        told = reply["choices"][0]["prompt_logprobs"][start:]
+        return float(sum(each[str(token)]["logprob"] for each, token in zip(told, answer, strict=True)))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
 
 
 def _without_end(chat: Chat, text: str) -> str:

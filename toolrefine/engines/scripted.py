@@ -12,8 +12,14 @@ from toolrefine.types import Completion, Prompt
 class ScriptedEngine:
     """Answers with answer(prompt, completion index), parsed like a model's text."""
 
-    def __init__(self, answer: Callable[[Prompt, int], str], format_name: str = "pythonic") -> None:
-        self.answer = answer
+    def __init__(
+        self,
+        answer: Callable[[Prompt, int], str],
+        format_name: str = "pythonic",
+        logprob: Callable[[Prompt, str], float] = lambda prompt, text: 0.0,
+    ) -> None:
+        """Score with logprob(prompt, text), which the completions tell of themselves too."""
+        self.answer, self.logprob = answer, logprob
         self.format = get_format(format_name)
         self.num_prompts = 0
         """Prompts answered so far."""
@@ -27,7 +33,7 @@ class ScriptedEngine:
             self.num_prompts += 1
             for size in wave_sizes(n) if accept else [n]:
                 indices = range(len(group), len(group) + size)
-                group += [self._complete(self.answer(prompt, index)) for index in indices]
+                group += [self._ask(prompt, index) for index in indices]
                 solved = [accept(place, index, group[index]) for index in indices if accept]
                 if any(solved):
                     break
@@ -40,12 +46,23 @@ class ScriptedEngine:
             asked: Prompt | None = prompt
             while asked is not None:
                 self.num_prompts += 1
-                chains[place].append(self._complete(self.answer(asked, 0)))
+                chains[place].append(self._ask(asked, 0))
                 asked = follow(place, chains[place])
         return chains
 
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """See Engine."""
+        return [self.logprob(prompt, each.text) for prompt, each in zip(prompts, completions, strict=True)]
+
     def close(self) -> None:
         """See Engine."""
+
+    def _ask(self, prompt: Prompt, index: int) -> Completion:
+        completion = self._complete(self.answer(prompt, index))
+        if not completion.num_tokens:
+            return completion
+        logprob = self.logprob(prompt, completion.text) / completion.num_tokens
+        return completion.model_copy(update={"mean_logprob": logprob})
 
     def _complete(self, text: str) -> Completion:
         parsed = self.format.parse(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,8 +15,11 @@ from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams
 from toolrefine.engines.batching import Batch, Job, Sampled
+from toolrefine.engines.constraint import Constraint
 from toolrefine.engines.decoding import make_decoder
 from toolrefine.engines.generation import generate
+from toolrefine.engines.prefill import Given, logprobs_of
+from toolrefine.engines.scoring import answer_ids
 from toolrefine.engines.waves import WavePlanner
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.seeds import derive_seed
@@ -32,6 +36,7 @@ class TransformersEngine:
 
         Raises:
             TemplateError: the tokenizer's chat template cannot be used.
+            ConfigError: answers cannot be constrained.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -40,6 +45,9 @@ class TransformersEngine:
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.constraint = (
+            Constraint(self.chat, model.get_output_embeddings().weight.shape[0]) if config.constrain else None
+        )
         way = type(self.decoder).__name__ if self.decoder else "the model's own generate"
         log.info("calls are written as %s; decoding: %s", self.chat.format.name, way)
 
@@ -104,6 +112,20 @@ class TransformersEngine:
         self._run([job for job in jobs if job is not None], params)
         return answers
 
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+        """See Engine."""
+        scores = [0.0] * len(prompts)
+        given: dict[int, Given] = {}
+        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            ids, answer = self.chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(self.chat, completion)
+            if len(ids) + len(answer) > self.max_positions:
+                scores[place] = -math.inf
+            elif answer:
+                given[place] = Given(ids + answer, len(ids))
+        for place, score in zip(given, logprobs_of(self.model, self.decoder, [*given.values()]), strict=True):
+            scores[place] = score
+        return scores
+
     def _job(
         self, prompt: Prompt, indices: Sequence[int], params: SamplingParams, answers: list[Completion]
     ) -> Job | None:
@@ -117,6 +139,7 @@ class TransformersEngine:
             on_wave=lambda wave: answers.extend(self._complete(prompt, wave)),
             next_wave=lambda num_done: () if num_done else indices,
             noise=lambda index: noise(prompt.id, index, params),
+            guide=self.constraint.guide(prompt.tools) if self.constraint else None,
         )
 
     @torch.inference_mode()

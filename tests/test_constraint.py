@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REAL_DATA
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engines import GREEDY, SAMPLED, load, make_model
+
+from toolrefine.config import EngineConfig, FileDataset, PromptConfig
+from toolrefine.datasets import load_pool
+from toolrefine.engines import SamplingParams
+from toolrefine.engines.grammar import GRAMMARS, build_grammar
+from toolrefine.engines.openai import OpenAIEngine
+from toolrefine.engines.scoring import answer_ids
+from toolrefine.engines.transformers import TransformersEngine
+from toolrefine.errors import ConfigError
+from toolrefine.formats import get_format
+from toolrefine.refine import find_fault
+from toolrefine.rollout import to_prompt
+from toolrefine.types import Checkpoint, Completion, Message, Outcome, Prompt, Sample, Tool, ToolCall
+
+pytestmark = pytest.mark.skipif(not find_spec("llguidance"), reason="toolrefine[grammar] is not installed")
+
+
+def called(*calls: ToolCall) -> Completion:
+    outcome = Outcome.CALLS if calls else Outcome.NO_CALL
+    return Completion(text="", calls=calls, outcome=outcome, num_tokens=1, mean_logprob=None)
+
+
+class Reader:
+    """Says what a grammar allows, byte by byte: nano's tokenizer has a token for each."""
+
+    def __init__(self, engine: TransformersEngine) -> None:
+        assert engine.constraint is not None
+        self.constraint = engine.constraint
+
+    def allows(self, grammar: str | None, text: str) -> bool:
+        matcher = self.constraint.make_matcher(self.constraint.tokenizer, grammar, log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        tokens = self.constraint.tokenizer.tokenize_bytes(text.encode())
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@pytest.fixture(scope="module")
+def reader(tiny_model: Path) -> Reader:
+    return Reader(load(tiny_model, constrain=True))
+
+
+@pytest.mark.parametrize("family", ["Qwen3", "Gemma", "Mamba"])
+def test_even_a_random_model_keeps_to_the_schemas(tmp_path: Path, samples: list[Sample], family: str) -> None:
+    engine = load(make_model(tmp_path, family), constrain=True)
+    prompts = [to_prompt(sample) for sample in samples[:8]]
+    params = SamplingParams(temperature=1.0, max_new_tokens=60, seed=1)
+    answers = [
+        (prompt, answer)
+        for prompt, group in zip(prompts, engine.sample(prompts, 4, params), strict=True)
+        for answer in group
+    ]
+    ended = [pair for pair in answers if pair[1].outcome is not Outcome.TRUNCATED]
+    assert len(ended) > 3
+    assert all(find_fault(answer, prompt.tools) is None for prompt, answer in ended)
+
+
+@pytest.mark.parametrize("max_batch_rows", [3, 64])
+def test_completions_do_not_depend_on_the_batch(tiny_model: Path, samples: list[Sample], max_batch_rows: int) -> None:
+    prompts = [to_prompt(sample) for sample in samples[:8]]
+    together = load(tiny_model, constrain=True).sample(prompts, 4, SAMPLED)
+    small = load(tiny_model, constrain=True, max_batch_rows=max_batch_rows).sample(prompts[::-1], 4, SAMPLED)[::-1]
+    waves = load(tiny_model, constrain=True).sample(prompts, 4, SAMPLED, lambda *_: False)
+    texts = [[c.text for c in group] for group in together]
+    assert texts == [[c.text for c in group] for group in small] == [[c.text for c in group] for group in waves]
+
+
+def test_log_probabilities_are_the_models_own(tiny_model: Path, samples: list[Sample]) -> None:
+    engine, prompts = load(tiny_model, constrain=True), [to_prompt(sample) for sample in samples[:8]]
+    answers = [group[0] for group in engine.sample(prompts, 1, GREEDY)]
+    for answer, found in zip(answers, engine.score(prompts, answers), strict=True):
+        if len(answer_ids(engine.chat, answer)) == answer.num_tokens:
+            assert found == pytest.approx((answer.mean_logprob or 0.0) * answer.num_tokens, abs=1e-3)
+
+
+@pytest.mark.parametrize("format_name", GRAMMARS)
+def test_gold_answers_are_allowed(reader: Reader, samples: list[Sample], format_name: str) -> None:
+    for sample in samples:
+        grammar = build_grammar(format_name, sample.tools)
+        calls = sample.target.tool_calls
+        text = get_format(format_name).render(calls) if calls else sample.target.content
+        assert reader.allows(grammar, text), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", GRAMMARS)
+def test_gold_answers_of_real_data_are_allowed(reader: Reader, format_name: str) -> None:
+    path = REAL_DATA / "dev_new_tools.jsonl.gz"
+    if not path.exists():
+        pytest.skip("needs ../shared/data")
+    pool = [sample for sample in load_pool([FileDataset(source=str(path))]) if sample.target.tool_calls]
+    assert len(pool) > 200
+    for sample in pool:
+        text = get_format(format_name).render(sample.target.tool_calls)
+        assert reader.allows(build_grammar(format_name, sample.tools), text), text
+
+
+@pytest.mark.parametrize("format_name", GRAMMARS)
+@pytest.mark.parametrize(
+    ("arguments", "is_allowed"),
+    [
+        ({"when": "1", "how": 2, "kind": "a"}, True),
+        ({"when": "it's \"\n", "how": -2.5, "kind": True, "more": [{"x": None}, {"x": 1}]}, True),
+        ({"more": [], "kind": "a", "how": 0, "when": "1"}, True),
+        ({"more": [], "kind": "a", "how": 0}, False),
+        ({"when": "1", "how": 2}, False),
+        ({"when": 1, "how": 2, "kind": "a"}, False),
+        ({"when": "1", "how": "2", "kind": "a"}, False),
+        ({"when": "1", "how": 2, "kind": "c"}, False),
+        ({"when": "1", "how": 2, "kind": "a", "other": 1}, False),
+        ({"when": "1", "how": 2, "kind": "a", "more": [{"y": 1}]}, False),
+        ({"when": "1", "how": 2, "kind": "a", "more": [{"x": 1.5}]}, False),
+        ({"when": "1", "how": 2, "kind": "a", "free": {"x": [{"y": "z"}, 1.5, None, True]}}, True),
+    ],
+)
+def test_a_grammar_is_the_schema(reader: Reader, format_name: str, arguments: dict[str, Any], is_allowed: bool) -> None:
+    tool = Tool(
+        name="do.it",
+        parameters={
+            "type": "object",
+            "properties": {
+                "when": {"type": "string"},
+                "how": {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+                "kind": {"enum": ["a", "b's", True]},
+                "more": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"x": {"type": ["integer", "null"]}},
+                        "required": ["x"],
+                    },
+                },
+                "free": {"type": "object"},
+            },
+            "required": ["when", "how", "kind"],
+        },
+    )
+    call = ToolCall(name="do.it", arguments=arguments)
+    assert (find_fault(called(call), [tool]) is None) is is_allowed
+    grammar = build_grammar(format_name, [tool])
+    wire = get_format(format_name)
+    assert reader.allows(grammar, wire.render([call])) is is_allowed
+    assert reader.allows(grammar, wire.render([call, call])) is is_allowed
+    assert not reader.allows(grammar, wire.render([call.model_copy(update={"name": "do"})]))
+
+
+@given(text=st.text(st.sampled_from("f(a=1)[]{}\"'<> ,.ab"), min_size=1, max_size=12))
+@pytest.mark.parametrize("format_name", GRAMMARS)
+def test_whatever_is_allowed_has_no_fault(reader: Reader, format_name: str, text: str) -> None:
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"a": {"type": "integer"}}})
+    if reader.allows(build_grammar(format_name, [tool]), text):
+        parsed = get_format(format_name).parse(text, tools=[tool])
+        assert parsed.outcome in (Outcome.CALLS, Outcome.NO_CALL)
+        assert find_fault(called(*parsed.calls), [tool]) is None
+
+
+@given(
+    schema=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["type", "properties", "required", "enum", "items", "anyOf", "const", "object", '"']),
+                inner | st.sampled_from(["string", "object", "array", ["integer", "null"]]),
+                max_size=4,
+            )
+        ),
+        max_leaves=20,
+    )
+)
+@pytest.mark.parametrize("format_name", GRAMMARS)
+def test_any_schema_makes_a_grammar(format_name: str, schema: Any) -> None:
+    import llguidance
+
+    tool = Tool(name='odd "name"\n', parameters={"type": "object", "properties": {"a": schema, 'b" \\': schema}})
+    grammar = build_grammar(format_name, [tool])
+    assert grammar
+    assert not llguidance.LLMatcher.validate_grammar(grammar)
+
+
+def test_a_prompt_without_tools_is_free(tiny_model: Path) -> None:
+    prompt = Prompt(id="p", messages=(Message(role="user", content="hello"),), tools=())
+    free, constrained = load(tiny_model), load(tiny_model, constrain=True)
+    assert free.sample([prompt], 2, SAMPLED) == constrained.sample([prompt], 2, SAMPLED)
+
+
+def test_other_formats_and_servers_are_refused(tiny_model: Path) -> None:
+    prompt = PromptConfig(style="system", format="glm4")
+    with pytest.raises(ConfigError, match=r"glm4 .* only pythonic, hermes"):
+        TransformersEngine.load(Checkpoint(model=str(tiny_model)), EngineConfig(constrain=True), prompt)
+    with pytest.raises(ConfigError, match="this process only"):
+        OpenAIEngine.load(
+            Checkpoint(model=str(tiny_model)), EngineConfig(kind="openai", constrain=True), PromptConfig()
+        )

@@ -1,0 +1,94 @@
+"""The verb calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolrefine.cli.common import (
+    Adapter,
+    AsJson,
+    Format,
+    Limit,
+    MaxNewTokens,
+    ModelName,
+    ServerURL,
+    Style,
+    TemplateKwargs,
+    console,
+    guarded,
+    make_dataset,
+    make_engine,
+    make_prompt,
+    print_json,
+    progress_bar,
+    quiet_libraries,
+)
+
+
+@guarded
+def calibrate(
+    model: ModelName,
+    data: Annotated[str, typer.Option(metavar="FILE", help="Samples with targets, or a tool-world domain.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="TOML file for the policy and every candidate's figures.")],
+    adapter: Adapter = None,
+    format: Format = "auto",  # noqa: A002
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(help="Of a tool-world domain's samples.")] = 0,
+    budget_calls: Annotated[float | None, typer.Option(min=1, help="Calls a sample, on average, at most.")] = None,
+    budget_tokens: Annotated[float | None, typer.Option(min=1, help="Sampled tokens a sample.")] = None,
+    temperature: Annotated[float, typer.Option(help="Of further samples.")] = 0.7,
+    constrain: Annotated[
+        bool, typer.Option(help="Let the model write only what fits the tools; use it so afterwards, too.")
+    ] = False,
+    server: ServerURL = None,
+    style: Style = "template",
+    template_kwargs: TemplateKwargs = "{}",
+    max_new_tokens: MaxNewTokens = 512,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a refinement policy on a development set. Resumes where an earlier attempt stopped."""
+    from toolrefine.calibration import Budget, policy_sheet, to_toml
+    from toolrefine.calibration import calibrate as find_policy
+    from toolrefine.datasets import load_pool
+    from toolrefine.engines import SamplingParams, open_engine
+    from toolrefine.engines.answers import Answers
+    from toolrefine.engines.memory import RememberingEngine
+    from toolrefine.models import fingerprint
+    from toolrefine.scoreboard import print_sheet
+    from toolrefine.types import Checkpoint
+
+    checkpoint = Checkpoint(model=model, adapter=adapter)
+    prompt = make_prompt(style, template_kwargs)
+    engine_config = make_engine(server).model_copy(update={"constrain": constrain})
+    toolworld = {"seed": seed} if format == "toolworld" else {}
+    samples = load_pool([make_dataset(data, format, limit, **toolworld)])
+    kept = out.with_name(out.name + ".answers.jsonl")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # The files of the model are part of what answers depend on.
+    known_as = checkpoint.model_copy(update={"model": f"{model}@{fingerprint(checkpoint)}"})
+    with (
+        quiet_libraries(),
+        progress_bar() as progress,
+        open_engine(checkpoint, engine_config, prompt) as engine,
+    ):
+        found = find_policy(
+            RememberingEngine(engine, Answers(str(kept), known_as, engine_config, prompt)),
+            samples,
+            prompt,
+            Budget(calls=budget_calls, tokens=budget_tokens),
+            SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens),
+            progress=progress,
+        )
+    out.write_text(to_toml(found, {"model": adapter or model, "data": data, "constrain": constrain}), encoding="utf-8")
+    kept.unlink(missing_ok=True)
+    if as_json:
+        print_json({**found.model_dump(mode="json"), "out": str(out)})
+        return
+    print_sheet(policy_sheet(found), console())
+    if found.refinement.max_rounds:
+        typer.echo(f"policy   {out}")
+    else:
+        typer.echo(f"policy   {out}: no refinement: no candidate within the budget is surely better than the drafts")
