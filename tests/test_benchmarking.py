@@ -21,7 +21,7 @@ from toolrefine.intervals import Accuracy, mcnemar
 from toolrefine.report import write_benchmark_report
 from toolrefine.results import ALL, DRAFT, REFINED, RESULT, BenchmarkResult, build_result, compare_runs, read_answered
 from toolrefine.rundir import open_run, write_json
-from toolrefine.scoreboard import to_markdown
+from toolrefine.scoreboard import notes, sheets, to_markdown
 from toolrefine.types import Completion, Message, Outcome, Prompt, StopReason
 
 MODEL = "a model"
@@ -107,7 +107,7 @@ def test_tasks_of_one_step_and_of_several_are_answered_and_judged(tmp_path: Path
     assert (result.overall.arms[0].accuracy.n, result.overall.num_wrong_golds) == (14, 2)
     assert result.not_run == {"thrice": "it takes too long"}
     assert [figure.value for figure in result.figures[DRAFT]] == [14.0, None]
-    text = to_markdown(result)
+    text = to_markdown(sheets(result), notes(result))
     assert "| all |" in text
     assert "thrice" in text
 

@@ -15,7 +15,8 @@ LAYERS = [
     {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "json_schema", "chat", "models", "nano"},
     {"datasets", "engines", "training", "benchmarks"},
     {"rollout", "refine", "evaluate", "benchmarking", "curate"},
-    {"loop", "calibration", "doctor", "server", "report", "results", "scoreboard", "summary", "show", "progress", "ablation"},
+    {"loop", "ablation", "calibration", "doctor", "server"}
+    | {"report", "results", "scoreboard", "summary", "show", "progress"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -70,6 +70,16 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, sum(math.comb(n, i) for i in range(fewer + 1)) / (1 << (n - 1))) if n else 1.0
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6:65), in the same order."""
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def paired(before: Sequence[bool], after: Sequence[bool], z: float = Z_95) -> Paired:
     """Compare two arms on the same samples, in the same order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -137,22 +137,21 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
     console.print()
 
 
-def print_result(result: BenchmarkResult, console: Console) -> None:
-    """Everything on a terminal."""
-    for sheet in sheets(result):
+def print_sheets(tables: Iterable[Sheet], remarks: Iterable[str], console: Console) -> None:
+    """Tables and notes on a terminal."""
+    for sheet in tables:
         print_sheet(sheet, console)
-    for note in notes(result):
-        console.print(f"[dim]{plain(note)}[/]")
+    for remark in remarks:
+        console.print(f"[dim]{plain(remark)}[/]")
 
 
-def to_markdown(result: BenchmarkResult) -> str:
-    """Everything as Markdown."""
-    parts = []
-    for sheet in sheets(result):
-        rule = "|".join(["---"] * len(sheet.columns))
-        lines = [f"## {cell(sheet.title)}", "", row_text(sheet.columns), f"|{rule}|", *map(row_text, sheet.rows), ""]
-        parts += lines
-    return "\n".join([*parts, *(f"{cell(note)}\n" for note in notes(result))])
+def to_markdown(tables: Iterable[Sheet], remarks: Iterable[str]) -> str:
+    """Tables and notes as Markdown."""
+    lines = []
+    for sheet in tables:
+        rule = f"|{'|'.join(['---'] * len(sheet.columns))}|"
+        lines += [f"## {cell(sheet.title)}", "", row_text(sheet.columns), rule, *map(row_text, sheet.rows), ""]
+    return "\n".join([*lines, *(f"{cell(remark)}\n" for remark in remarks)])
 
 
 def row_text(cells: Sequence[str]) -> str:

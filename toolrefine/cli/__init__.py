@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from toolrefine.cli import benchmarks, calibrate
+from toolrefine.cli import ablate, benchmarks, calibrate
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
     Adapter,
@@ -87,6 +87,7 @@ def train(
 app.command()(benchmarks.evaluate)
 app.command()(benchmarks.compare)
 app.command()(calibrate.calibrate)
+app.command()(ablate.ablate)
 
 
 @app.command()
@@ -172,7 +173,7 @@ def show(
 ) -> None:
     """Show what a run has measured so far."""
     from toolrefine.results import read_result
-    from toolrefine.scoreboard import print_result
+    from toolrefine.scoreboard import notes, print_sheets, sheets
     from toolrefine.show import print_answers, print_table, print_transcripts
     from toolrefine.summary import summarize
 
@@ -181,7 +182,7 @@ def show(
         if as_json:
             print_json(result.model_dump(mode="json"))
             return
-        print_result(result, console())
+        print_sheets(sheets(result), notes(result), console())
         if transcripts or sample:
             print_answers(run, console(), task_id=sample, limit=transcripts or 1)
         return

@@ -78,7 +78,7 @@ def evaluate(
     from toolrefine.report import write_benchmark_report
     from toolrefine.results import RESULT, build_result, read_answered
     from toolrefine.rundir import open_run, write_json
-    from toolrefine.scoreboard import print_result, to_markdown
+    from toolrefine.scoreboard import notes, print_sheets, sheets, to_markdown
     from toolrefine.types import Checkpoint
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
@@ -113,7 +113,7 @@ def evaluate(
         answered = read_answered(folder)
         result = build_result(task_set, answered)
     write_json(folder / RESULT, result.model_dump(mode="json"))
-    (folder / "result.md").write_text(to_markdown(result), encoding="utf-8")
+    (folder / "result.md").write_text(to_markdown(sheets(result), notes(result)), encoding="utf-8")
     report = write_benchmark_report(folder)
     if export_bfcl is not None:
         from toolrefine.benchmarks.bfcl.export import export_results
@@ -122,7 +122,7 @@ def evaluate(
     if as_json:
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
-        print_result(result, console())
+        print_sheets(sheets(result), notes(result), console())
         typer.echo(
             f"\nreport   {report}\nanswers  toolrefine show {folder} --sample ID\nagain    toolrefine show {folder}"
         )
