@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from toolrefine.cli import ablate, benchmarks, calibrate
+from toolrefine.cli import ablate, benchmarks, calibrate, serve
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
     Adapter,
@@ -88,6 +88,7 @@ app.command()(benchmarks.evaluate)
 app.command()(benchmarks.compare)
 app.command()(calibrate.calibrate)
 app.command()(ablate.ablate)
+app.command()(serve.serve)
 
 
 @app.command()

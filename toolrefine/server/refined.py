@@ -1,0 +1,169 @@
+"""A request with tools: the draft as the client asked for it, then what refinement makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from toolrefine.server.answers import add_usage
+from toolrefine.server.chat_request import ChatRequest, read_body
+from toolrefine.server.client import Client
+from toolrefine.server.errors import UpstreamError
+from toolrefine.server.logs import Trace, summary
+from toolrefine.server.rounds import Rules, Settled, settle
+from toolrefine.server.settings import ServerConfig
+from toolrefine.server.upstream import Reply, Request, Upstream, with_extra, without
+
+NOT_UNDERSTOOD = {400, 404, 422, 501}
+"""What an upstream says that does not give log-probabilities."""
+
+
+class Task(NamedTuple):
+    """A request to be refined."""
+
+    request: ChatRequest
+    draft: Request
+    """What the upstream is asked first."""
+    rules: Rules
+    config: ServerConfig
+
+    @property
+    def max_reply(self) -> int:
+        """Bytes."""
+        return int(self.config.limits.max_reply_mb * 2**20)
+
+    def adds_logprobs(self, upstream: Upstream) -> bool:
+        """Whether log-probabilities are asked for that the client did not ask for."""
+        wanted = self.rules.policy.when == "uncertain" and not self.request.body.get("logprobs")
+        return wanted and upstream.gives_logprobs
+
+
+async def open_draft(upstream: Upstream, task: Task) -> Reply:
+    """Ask for the draft. An upstream that does not know log-probabilities is asked without.
+
+    Raises:
+        UpstreamError: there is none.
+    """
+    plain = task.draft._replace(
+        headers=with_extra(without(task.draft.headers, b"accept-encoding"), [("accept-encoding", "identity")])
+    )
+    if not task.adds_logprobs(upstream):
+        return await upstream.send(plain)
+    reply = await upstream.send(plain._replace(body=write_json({**task.request.body, "logprobs": True})))
+    if reply.status not in NOT_UNDERSTOOD:
+        return reply
+    await reply.close()
+    reply = await upstream.send(plain)
+    upstream.gives_logprobs = reply.status != 200
+    return reply
+
+
+async def answer_refined(client: Client, upstream: Upstream, task: Task, trace: Trace, deadline: float) -> None:
+    """Answer a request that is not streamed.
+
+    What is no chat completion, or longer than the limit, is handed on as it is.
+
+    Raises:
+        UpstreamError: there is no draft.
+    """
+    async with asyncio.timeout_at(deadline):
+        reply = await open_draft(upstream, task)
+    try:
+        async with asyncio.timeout_at(deadline):
+            chunks = reply.chunks()
+            raw, whole = await _read_draft(chunks, task.max_reply)
+            body = read_body(raw) if whole and is_json(reply) else None
+            if body is None or not isinstance(body.get("choices"), list):
+                await client.start(reply.status, reply.headers)
+                await client.write(raw)
+                async for chunk in chunks:
+                    await client.write(chunk)
+                await client.end()
+                return
+    finally:
+        await reply.close()
+    settled = await settle_all(body["choices"], upstream, task, trace, deadline)
+    choices = [each.choice for each in settled]
+    if task.adds_logprobs(upstream):
+        choices = [{**choice, "logprobs": None} if "logprobs" in choice else choice for choice in choices]
+    headers = with_extra(without(reply.headers, b"content-length"), headers_of(settled))
+    if choices != body["choices"] or any(each.num_rounds for each in settled) or task.config.report:
+        body = {**body, "choices": choices}
+        for each in settled:
+            if each.usage is not None:
+                body["usage"] = add_usage(body.get("usage"), each.usage)
+        if task.config.report:
+            body["toolrefine"] = summary(settled)
+        raw = write_json(body)
+    await client.answer(reply.status, headers, raw)
+
+
+async def settle_all(
+    drafts: Sequence[Any], upstream: Upstream, task: Task, trace: Trace, deadline: float
+) -> list[Settled]:
+    """Refine the drafts of a request side by side."""
+    ask = asker(upstream, task)
+    trace.kind = "refined"
+    trace.drafts = [draft.get("message") if isinstance(draft, dict) else None for draft in drafts]
+    settled = await asyncio.gather(*(settle(task.request, draft, ask, task.rules, deadline) for draft in drafts))
+    trace.settled = settled
+    return list(settled)
+
+
+def asker(upstream: Upstream, task: Task) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
+    """Asks for the answers of later rounds, with the headers of the first."""
+    dropped = (b"accept-encoding", b"content-type")
+    extra = [("accept-encoding", "identity"), ("content-type", "application/json")]
+    headers = with_extra(without(task.draft.headers, *dropped), extra)
+
+    async def ask(body: dict[str, Any]) -> dict[str, Any]:
+        if task.adds_logprobs(upstream):
+            body = {**body, "logprobs": True}
+        request = task.draft._replace(headers=headers, body=write_json(body))
+        status, _, raw = await upstream.read(request, task.max_reply)
+        if status != 200:
+            raise UpstreamError(status, f"upstream_{status}", f"the upstream answers {status}")
+        reply = read_body(raw)
+        if reply is None:
+            raise UpstreamError(502, "upstream_malformed", "the upstream's answer is no JSON object")
+        return reply
+
+    return ask
+
+
+def headers_of(settled: Sequence[Settled]) -> list[tuple[str, str]]:
+    """What became of the drafts, as headers."""
+    return [
+        ("X-Toolrefine-Rounds", str(sum(each.num_rounds for each in settled))),
+        ("X-Toolrefine-Stop-Reason", ", ".join(each.stop_reason for each in settled)),
+        ("X-Toolrefine-Changed", "true" if any(each.changed for each in settled) else "false"),
+    ]
+
+
+def is_json(reply: Reply) -> bool:
+    """Whether an answer is one that may be refined."""
+    return reply.status == 200 and reply.media_type == "application/json"
+
+
+def write_json(value: Any) -> bytes:
+    """A value as a body.
+
+    Raises:
+        UpstreamError: it is nested too deeply.
+    """
+    try:
+        return json.dumps(value).encode()
+    except RecursionError:
+        raise UpstreamError(400, "too_deep", "the body is nested too deeply") from None
+
+
+async def _read_draft(chunks: AsyncIterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
+    """A draft as far as the limit, and whether that is all of it."""
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > max_bytes:
+            return bytes(body), False
+    return bytes(body), True

@@ -1,0 +1,62 @@
+"""Running a server until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+
+from toolrefine.server.app import build_app
+from toolrefine.server.logs import set_up_logs
+from toolrefine.server.settings import ServerConfig
+from toolrefine.server.upstream import Upstream
+from toolrefine.types import Checkpoint
+
+LOCAL_URL = "http://model.in-process/v1"
+
+
+def open_upstream(config: ServerConfig) -> Upstream:
+    """The server behind this one, or the model in this process.
+
+    Raises:
+        RequestError: the model or its template cannot be used.
+    """
+    if config.upstream:
+        return Upstream(
+            config.upstream,
+            key=config.upstream_key.get_secret_value(),
+            keeps_authorization=not config.api_key.get_secret_value(),
+            connect_s=config.limits.connect_s,
+        )
+    from toolrefine.server.local import LocalModel
+
+    checkpoint = Checkpoint(model=config.model, adapter=config.adapter)
+    settings = {"max_new_tokens": config.max_new_tokens, "max_wait_s": config.max_wait_s}
+    upstream = Upstream(LOCAL_URL, transport=LocalModel.load(checkpoint, config.engine, config.prompt, **settings))
+    upstream.gives_logprobs = False
+    return upstream
+
+
+def run_server(config: ServerConfig) -> None:
+    """Serve until SIGINT or SIGTERM, then let the requests at work end.
+
+    Raises:
+        RequestError: the model or its template cannot be used.
+    """
+    if config.log_requests:
+        set_up_logs()
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    settings = uvicorn.Config(
+        build_app(config, open_upstream(config)),
+        host=config.host,
+        port=config.port,
+        loop="asyncio",  # uvloop takes one new connection a turn: under load some wait until the others are done
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        backlog=2048,
+        timeout_graceful_shutdown=int(config.limits.drain_s),
+    )
+    uvicorn.Server(settings).run()
