@@ -27,6 +27,17 @@ REPO = Path(__file__).parent.parent
 REAL_DATA = REPO.parent / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also the tests that take an hour")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak"):
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long; pytest --soak runs it"))
+
+
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
     return list(generate("museum", 40, 3))

@@ -194,7 +194,7 @@ def test_a_fault_is_answered_as_documented(name: str) -> None:
     endure(FAULTS[name], 100)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="memory and descriptors are read from /proc")
 @pytest.mark.parametrize("name", FAULTS)
 def test_ten_thousand_requests_under_a_fault(name: str) -> None:
