@@ -125,7 +125,14 @@ def test_what_may_pass_is_tried_again(samples: list[Sample]) -> None:
         answers = engine.sample([to_prompt(one) for one in samples[:6]], 1, PARAMS)
         engine.close()
     assert [group[0].text for group in answers] == [CALL] * 6
-    assert engine.usage == {"requests": 6, "retries": 4, "prompt_tokens": 42, "completion_tokens": 18, "too_long": 0}
+    assert engine.usage == {
+        "requests": 6,
+        "retries": 4,
+        "prompt_tokens": 42,
+        "completion_tokens": 18,
+        "too_long": 0,
+        "refused": 0,
+    }
     assert server.most_open <= 2
 
 
@@ -165,6 +172,21 @@ def test_a_prompt_that_is_too_long_for_the_server_is_data(samples: list[Sample],
     assert [group[0].outcome for group in answers] == [no_room, answered, no_room, answered]
     assert (answers[0][0].text, answers[0][0].num_tokens) == ("", 0)
     assert (len(server.bodies), engine.usage["too_long"]) == (4, 2)
+
+
+def test_a_refused_prompt_stops_the_work_or_is_passed_over(samples: list[Sample]) -> None:
+    prompts = [to_prompt(one) for one in samples[:3]]
+    with fake_server(faults=[None, (400, "a forbidden word")]) as (_, url):
+        engine = load(url, concurrency=1)
+        with pytest.raises(RequestError, match=r"a forbidden word; engine\.refused=skip"):
+            engine.sample(prompts, 1, PARAMS)
+        engine.close()
+    with fake_server(faults=[None, (400, "a forbidden word")]) as (_, url):
+        engine = load(url, concurrency=1, refused="skip")
+        answers = engine.sample(prompts, 1, PARAMS)
+        engine.close()
+    assert [group[0].had_no_room for group in answers] == [False, True, False]
+    assert engine.usage["refused"] == 1
 
 
 def test_waves_grow_to_what_they_may_sum_to() -> None:

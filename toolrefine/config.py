@@ -149,6 +149,9 @@ class EngineConfig(Record):
     """openai: further attempts of a request that failed for a reason that may pass."""
     retry_pause_s: float = Field(default=1.0, gt=0.0)
     """openai: pause before the first further attempt; it doubles from one to the next."""
+    refused: Literal["stop", "skip"] = "stop"
+    """openai: what becomes of a prompt that the server refuses by itself (400, 413, 422). stop: the work. skip: the
+    prompt alone, which then has no answer and counts as one that left no room."""
     answers: str = ""
     """openai: file that keeps what has been answered of a chunk until all of it has, so that a further attempt asks for
     the rest alone."""

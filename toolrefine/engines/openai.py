@@ -90,7 +90,8 @@ class OpenAIEngine:
         self.answers = answers
         self.server = server
         self.way: Way | None = None
-        self.usage = {"requests": 0, "retries": 0, "prompt_tokens": 0, "completion_tokens": 0, "too_long": 0}
+        self.usage = {"requests": 0, "retries": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        self.usage |= {"too_long": 0, "refused": 0}
         """Totals since the engine was opened, tokens as the server counts them."""
         self._lock = threading.Lock()
         self._failed = threading.Event()
@@ -297,6 +298,12 @@ class OpenAIEngine:
                 log.info("server %s: no room for an answer, which counts as truncated: %s", self.model, error)
             self._count(too_long=len(indices))
             return [NO_ROOM] * len(indices)
+        except RefusedError as error:
+            if self.config.refused == "stop":
+                raise RequestError(f"{error}; engine.refused=skip passes over such prompts") from None
+            log.info("%s; it counts as not answered", error)
+            self._count(refused=len(indices))
+            return [NO_ROOM] * len(indices)
         choices = reply.get("choices") or []
         if not choices:
             raise WorkError(f"server {self.client.base_url}: a reply without choices: {str(reply)[:200]}")
@@ -337,7 +344,8 @@ class OpenAIEngine:
             return TooLongError(problem)
         if self.way is None and reply.status_code in NOT_UNDERSTOOD:
             return NotUnderstoodError(problem)
-        return RequestError(f"server {self.client.base_url}: refuses {prompt_id}: {problem}")
+        kind = RefusedError if reply.status_code in TOO_LONG_STATUS else RequestError
+        return kind(f"server {self.client.base_url}: refuses {prompt_id}: {problem}")
 
     def _count(self, **counts: Any) -> None:
         """Add to the totals; a server may leave its own out."""
@@ -348,6 +356,10 @@ class OpenAIEngine:
 
 class NotUnderstoodError(RequestError):
     """A server does not know this way of asking."""
+
+
+class RefusedError(RequestError):
+    """A server refuses a prompt for what it says."""
 
 
 class TooLongError(RequestError):
