@@ -125,14 +125,8 @@ def test_what_may_pass_is_tried_again(samples: list[Sample]) -> None:
         answers = engine.sample([to_prompt(one) for one in samples[:6]], 1, PARAMS)
         engine.close()
     assert [group[0].text for group in answers] == [CALL] * 6
-    assert engine.usage == {
-        "requests": 6,
-        "retries": 4,
-        "prompt_tokens": 42,
-        "completion_tokens": 18,
-        "too_long": 0,
-        "refused": 0,
-    }
+    found = {name: count for name, count in engine.usage.items() if count}
+    assert found == {"requests": 6, "retries": 4, "prompt_tokens": 42, "completion_tokens": 18}
     assert server.most_open <= 2
 
 

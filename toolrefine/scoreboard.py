@@ -65,7 +65,7 @@ def notes(result: BenchmarkResult) -> Iterator[str]:
     yield NOTE
     unanswered = result.overall.arms[0].num_unanswered
     if unanswered:
-        yield f"{unanswered} tasks have no answer: their prompts leave no room for one, or were refused. They count as wrong."
+        yield f"{unanswered} tasks have no answer, as their prompts leave no room for one or were refused: wrong."
     if result.wrong_golds:
         listed = ", ".join(result.wrong_golds[:20]) + (", ..." if len(result.wrong_golds) > 20 else "")
         yield f"{len(result.wrong_golds)} tasks are not solved even by their gold answer, but count: {listed}."
