@@ -21,8 +21,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_layers.py
 
+# Two processes of one thread each: two of two threads wait for each other.
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fast: install
 	$(BIN)/pytest -n 2 -m 'not e2e and not slow'
