@@ -18,7 +18,7 @@ from test_loop import Killed, World, data_files, make_config
 from test_loop import train as train_alone
 from typer.testing import CliRunner
 
-from toolrefine import loop
+from toolrefine import loop, results
 from toolrefine.ablation import Ablation, AblationResult, ablate, arms
 from toolrefine.ablation.table import notes, sheets
 from toolrefine.ablation.variants import FULL, build_variants, fixed_rounds, share_stages
@@ -89,7 +89,7 @@ def laboratory(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> Labora
 
 def install(laboratory: Laboratory, patch: pytest.MonkeyPatch) -> Laboratory:
     patch.setattr(loop, "open_engine", laboratory.open_engine)
-    patch.setattr(arms, "open_engine", laboratory.open_engine)
+    patch.setattr(results, "open_engine", laboratory.open_engine)
     patch.setattr(loop, "sft", laboratory.sft)
     patch.setattr(loop, "check_template", lambda *_: None)
     patch.setattr(arms, "fingerprint", lambda _: "")  # it would tell two runs apart by their times

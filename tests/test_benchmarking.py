@@ -19,8 +19,8 @@ from toolrefine.errors import RequestError, RunDirError
 from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy, mcnemar
 from toolrefine.report import write_benchmark_report
-from toolrefine.results import ALL, DRAFT, REFINED, RESULT, BenchmarkResult, build_result, compare_runs, read_answered
-from toolrefine.rundir import open_run, write_json
+from toolrefine.results import ALL, DRAFT, REFINED, BenchmarkResult, build_result, compare_runs, read_answered
+from toolrefine.rundir import open_run
 from toolrefine.scoreboard import notes, sheets, to_markdown
 from toolrefine.types import Completion, Message, Outcome, Prompt, StopReason
 
@@ -200,9 +200,8 @@ def test_the_report_escapes_what_models_and_data_say(tmp_path: Path) -> None:
     config = config_of()
     with open_run(tmp_path, config) as run:
         run_benchmark(Hostile(), ScriptedEngine(lambda *_: "<img src=x onerror=alert(1)>|[red]"), config, run)
-    result = build_result(Hostile(), read_answered(tmp_path))
-    write_json(tmp_path / RESULT, result.model_dump(mode="json"))
-    page = write_benchmark_report(tmp_path).read_text()
+    answered = read_answered(tmp_path)
+    page = write_benchmark_report(tmp_path, answered, build_result(Hostile(), answered)).read_text()
     assert "<script>" not in page
     assert "<img" not in page
     assert "&lt;script&gt;" in page

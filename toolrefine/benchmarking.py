@@ -33,27 +33,18 @@ def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig,
     tasks = run.stage(TASKS, load_tasks, benchmark, config.limit)
     prompt = benchmark.prompt(config.prompt)
     params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
-    settings = (engine, benchmark, tasks, config.refinement, prompt, params)
-    run.stream(ANSWERS, config.chunk_size, len(tasks), answer, *settings)
-    if config.refinement.max_rounds and any(benchmark.begin(task) for task in tasks):
-        once = config.refinement.model_copy(update={"max_rounds": 0})
-        episodes = [task for task in tasks if benchmark.begin(task)]
-        settings = (engine, benchmark, episodes, once, prompt, params)
-        run.stream(DRAFTS, config.chunk_size, len(episodes), answer, *settings)
-    if config.num_rival_samples:
-        single = [task for task in tasks if not benchmark.begin(task)]
-        params = SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=config.seed)
-        run.stream(
-            SAMPLES,
-            config.chunk_size,
-            len(single),
-            sample,
-            engine,
-            benchmark,
-            single,
-            params,
-            n=config.num_rival_samples,
-        )
+    refinement = config.refinement
+    run.stream(ANSWERS, config.chunk_size, len(tasks), answer, engine, benchmark, tasks, refinement, prompt, params)
+    episodes: list[Task] = []
+    single: list[Task] = []
+    for task in tasks:
+        (episodes if benchmark.begin(task) else single).append(task)
+    if refinement.max_rounds and episodes:
+        once = refinement.model_copy(update={"max_rounds": 0})
+        run.stream(DRAFTS, config.chunk_size, len(episodes), answer, engine, benchmark, episodes, once, prompt, params)
+    if n := config.num_rival_samples:
+        params = params.model_copy(update={"temperature": config.temperature})
+        run.stream(SAMPLES, config.chunk_size, len(single), sample, engine, benchmark, single, params, n=n)
 
 
 def load_tasks(benchmark: Benchmark, limit: int | None) -> Iterator[Task]:
@@ -90,7 +81,7 @@ class Player:
         self.task, self.benchmark, self.refinement, self.prompt_config = task, benchmark, refinement, prompt
         self.episode: Episode | None = benchmark.begin(task)
         first = self.episode.next_prompt(None) if self.episode else None
-        self.rounds = self._begin(first or Prompt(id=task.id, messages=task.messages, tools=task.tools))
+        self.rounds = self._begin(first or task.prompt)
         self.steps: list[Refinement] = []
 
     def next_step(self) -> Rounds | None:
@@ -133,7 +124,7 @@ def sample(
 ) -> Iterator[list[Samples]]:
     """Yield n judged samples of each of tasks[skip:], chunk_size tasks at a time, in order."""
     for chunk in chunks(tasks[skip:], chunk_size):
-        prompts = [Prompt(id=task.id, messages=task.messages, tools=task.tools) for task in chunk]
+        prompts = [task.prompt for task in chunk]
         yield [
             Samples(
                 task_id=task.id,

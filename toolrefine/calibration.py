@@ -172,16 +172,15 @@ def judge(
     """A policy's figures."""
     after = [score(each.final, sample, matching).correct for each, sample in zip(refinements, samples, strict=True)]
     pair = paired(before, after)
-    num_scored = sum(each.num_scored for each in refinements)
     n = max(1, len(samples))
     return Candidate(
         refinement=config,
         accuracy=measure(after),
         change=pair,
         p_value=mcnemar(pair.fixed, pair.broken),
-        calls_per_sample=(sum(len(each.rounds) for each in refinements) + num_scored) / n,
-        scored_per_sample=num_scored / n,
-        tokens_per_sample=sum(answer.num_tokens for each in refinements for answer in each.rounds) / n,
+        calls_per_sample=sum(each.num_calls for each in refinements) / n,
+        scored_per_sample=sum(each.num_scored for each in refinements) / n,
+        tokens_per_sample=sum(each.num_tokens for each in refinements) / n,
     )
 
 

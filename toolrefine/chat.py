@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from toolrefine.config import PromptConfig
@@ -151,6 +152,15 @@ class Chat:
                     f"the {self.format.name} format cannot tell from another, or that the template changes"
                 )
         return head + tail[: end + 1], len(head)
+
+    @cached_property
+    def end_of_turn(self) -> list[int]:
+        """The token that the template ends an answer with; the tokenizer's own where the template does not tell."""
+        try:
+            return self.example_ids(PROBE_EXAMPLE)[0][-1:]
+        except TemplateError:
+            own = self.tokenizer.eos_token_id
+            return [] if own is None else [own]
 
     def check_training(self) -> None:
         """Make sure, before any work, that this template can be trained on.

@@ -357,12 +357,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown, or a value does not fit.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; the ones that come with toolrefine are in recipes/") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    tree = read_toml(path, "no such recipe; the ones that come with toolrefine are in recipes/")
     for override in overrides:
         apply_override(tree, override)
     tree.setdefault("run", f"runs/{path.stem}")
@@ -381,18 +376,27 @@ def load_policy(path: Path) -> RefinementConfig:
     Raises:
         ConfigError: the file is missing or not TOML, it has no such table, or a value does not fit.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such policy; toolrefine calibrate writes one") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    tree = read_toml(path, "no such policy; toolrefine calibrate writes one")
     if not isinstance(tree.get("refinement"), dict):
         raise ConfigError(f"{path}: no table [refinement]; toolrefine calibrate writes one")
     try:
         return RefinementConfig.model_validate(tree["refinement"])
     except ValidationError as error:
         raise ConfigError(f"{path}: refinement.{describe(error)}") from None
+
+
+def read_toml(path: Path, missing: str = "no such file") -> dict[str, Any]:
+    """The tree of a TOML file; missing says what to do where there is none.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: {missing}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

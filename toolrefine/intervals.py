@@ -64,6 +64,15 @@ def measure(verdicts: Iterable[bool]) -> Accuracy:
     return Accuracy(n=len(rights), correct=sum(rights), accuracy=share, low=low, high=high)
 
 
+def measure_by_round(rights: Sequence[Sequence[bool]]) -> tuple[Accuracy, ...]:
+    """Accuracy if refinement had been cut off after each round; who has stopped keeps the last answer.
+
+    rights hold a verdict a round of each answer, the draft's first.
+    """
+    num_rounds = max(map(len, rights))
+    return tuple(measure(each[min(number, len(each) - 1)] for each in rights) for number in range(num_rounds))
+
+
 def mcnemar(fixed: int, broken: int) -> float:
     """The p-value of McNemar's exact test, two-sided: how likely so uneven a split of the changes is by chance."""
     n, fewer = fixed + broken, min(fixed, broken)

@@ -9,19 +9,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from toolrefine.benchmarking import ANSWERS, DRAFTS, SAMPLES, TASKS, best, vote
+from toolrefine.benchmarking import ANSWERS, DRAFTS, SAMPLES, TASKS, best, run_benchmark, vote
 from toolrefine.benchmarks.answers import Answer, Samples
 from toolrefine.benchmarks.task import Benchmark, Figure, Task
 from toolrefine.benchmarks.verdict import Verdict
 from toolrefine.config import BenchmarkConfig, describe
+from toolrefine.engines import open_engine
 from toolrefine.errors import RequestError, RunDirError
-from toolrefine.intervals import Accuracy, Paired, mcnemar, measure, paired
-from toolrefine.rundir import R, Stage, read_records
-from toolrefine.types import Record, StopReason
+from toolrefine.intervals import Accuracy, Paired, mcnemar, measure, measure_by_round, paired
+from toolrefine.rundir import Progress, R, open_run, write_json
+from toolrefine.summary import load
+from toolrefine.types import Checkpoint, Record, StopReason
 
 DRAFT, REFINED = "draft", "refined"
 ALL = "all"
-RESULT = "result.json"
 RESULT = "result.json"
 
 
@@ -103,6 +104,32 @@ class Answered:
     arms: dict[str, Arm]
 
 
+def measure_benchmark(
+    benchmark: Benchmark,
+    checkpoint: Checkpoint,
+    config: BenchmarkConfig,
+    folder: Path,
+    progress: Progress | None = None,
+) -> tuple[Answered, BenchmarkResult]:
+    """Run a benchmark into a folder, resuming, and write its result there.
+
+    Raises:
+        ToolrefineError: see toolrefine.errors.
+    """
+    requests = folder / "requests.jsonl"
+    engine_config = config.engine.model_copy(update={"answers": str(requests)})
+    with (
+        open_run(folder, config, progress) as run,
+        open_engine(checkpoint, engine_config, benchmark.prompt(config.prompt)) as engine,
+    ):
+        run_benchmark(benchmark, engine, config, run)
+        requests.unlink(missing_ok=True)
+        answered = read_answered(folder)
+        result = build_result(benchmark, answered)
+        write_json(folder / RESULT, result.model_dump(mode="json"))
+    return answered, result
+
+
 def read_answered(folder: Path) -> Answered:
     """The answers of a run of toolrefine.benchmarking.
 
@@ -117,12 +144,12 @@ def read_answered(folder: Path) -> Answered:
         raise RunDirError(f"{folder}/config.json: not of this version of toolrefine: {describe(error)}") from None
     if not (folder / ANSWERS.path).exists():
         raise RunDirError(f"{folder}: not complete; repeat the command that made it, which goes on from here")
-    answers = read_if_there(folder, ANSWERS)
+    answers = load(folder, ANSWERS)
     return Answered(
         config=config,
-        tasks=read_if_there(folder, TASKS),
+        tasks=load(folder, TASKS),
         answers=answers,
-        arms=collect_arms(answers, read_if_there(folder, DRAFTS), read_if_there(folder, SAMPLES), config),
+        arms=collect_arms(answers, load(folder, DRAFTS), load(folder, SAMPLES), config),
     )
 
 
@@ -228,20 +255,14 @@ def build_arm(name: str, outcomes: Arm, drafts: Arm, answers: Sequence[Answer]) 
         num_unanswered=sum(not outcome.answered for outcome in outcomes.values()),
         calls_per_task=sum(outcome.num_calls for outcome in outcomes.values()) / n,
         tokens_per_task=sum(outcome.num_tokens for outcome in outcomes.values()) / n,
-        by_round=accuracy_by_round(single) if refined and single else (),
+        by_round=measure_by_round([[each.answered and verdict.valid for verdict in each.verdicts] for each in single])
+        if refined and single
+        else (),
         stop_reasons=count(step.stop_reason for each in answers for step in each.steps) if refined else {},
         error_types=count(outcome.verdict.error_type for outcome in outcomes.values() if not outcome.verdict.valid),
         against_draft=None
         if name == DRAFT
         else paired([drafts[i].right for i in outcomes], [outcome.right for outcome in outcomes.values()]),
-    )
-
-
-def accuracy_by_round(answers: Sequence[Answer]) -> tuple[Accuracy, ...]:
-    """Accuracy if refinement had been cut off after each round."""
-    return tuple(
-        measure(each.answered and each.verdicts[min(number, len(each.verdicts) - 1)].valid for each in answers)
-        for number in range(max(len(each.verdicts) for each in answers))
     )
 
 
@@ -294,9 +315,3 @@ def compare_runs(before: Path, after: Path, arm: str = "") -> list[RunComparison
     if not comparisons:
         raise RequestError(f"{before} and {after} share no task; both must be runs of one benchmark")
     return comparisons
-
-
-def read_if_there(folder: Path, stage: Stage[R]) -> list[R]:
-    """The records of a stage; none where it was not run."""
-    path = folder / stage.path
-    return list(read_records(path, stage.record)) if path.exists() else []

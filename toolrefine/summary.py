@@ -14,7 +14,7 @@ from toolrefine.config import Config, describe
 from toolrefine.datasets import dataset_name
 from toolrefine.difficulty import Tally, mean_pass_at_k, tally
 from toolrefine.errors import RunDirError
-from toolrefine.intervals import Accuracy, Paired, measure, paired
+from toolrefine.intervals import Accuracy, Paired, measure, measure_by_round, paired
 from toolrefine.rundir import (
     CORPUS,
     POOL,
@@ -204,10 +204,10 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
                         for kind in ("single", "parallel", "no_call")
                         if any(item.kind == kind for item in items)
                     },
-                    by_round=accuracy_by_round(items) if suffix else (),
-                    calls_per_sample=sum(len(item.scores) + item.refinement.num_scored for item in items) / len(items)
+                    by_round=measure_by_round([[each.correct for each in item.scores] for item in items])
                     if suffix
-                    else 1.0,
+                    else (),
+                    calls_per_sample=sum(item.refinement.num_calls for item in items) / len(items) if suffix else 1.0,
                     stop_reasons=count_stop_reasons(items) if suffix else {},
                     comparisons=tuple(
                         comparison
@@ -226,15 +226,6 @@ def compare(against: str, before: Mapping[str, bool], after: Mapping[str, bool])
     if shared:
         result = paired([before[i] for i in shared], [after[i] for i in shared])
         yield Comparison(against=against, **result.model_dump())
-
-
-def accuracy_by_round(items: Sequence[EvalItem]) -> tuple[Accuracy, ...]:
-    """Accuracy if refinement had been cut off after each round."""
-    num_rounds = max(len(item.scores) for item in items)
-    return tuple(
-        measure(item.scores[min(number, len(item.scores) - 1)].correct for item in items)
-        for number in range(num_rounds)
-    )
 
 
 def count_stop_reasons(items: Sequence[EvalItem]) -> dict[StopReason, int]:

@@ -231,6 +231,16 @@ class Refinement(Record):
     """Scoring passes: prompts with an answer that were computed without sampling, to decide what to accept."""
 
     @property
+    def num_calls(self) -> int:
+        """What it took: completions and scoring passes."""
+        return len(self.rounds) + self.num_scored
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled tokens of all rounds."""
+        return sum(completion.num_tokens for completion in self.rounds)
+
+    @property
     def draft(self) -> Completion:
         """The first answer."""
         return self.rounds[0]

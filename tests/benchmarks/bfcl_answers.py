@@ -21,12 +21,13 @@ from bfcl_multi_turn_official import Turns, as_text, flat, gold_turns
 
 from toolrefine.benchmarks.answers import Answer
 from toolrefine.benchmarks.bfcl.checker import language_of
-from toolrefine.benchmarks.bfcl.data import read_rows
+from toolrefine.benchmarks.bfcl.data import HOW_TO_GET
 from toolrefine.benchmarks.bfcl.export import export_results
 from toolrefine.benchmarks.bfcl.golds import gold_calls, gold_text
 from toolrefine.benchmarks.bfcl.simulation import MODULES
 from toolrefine.benchmarks.bfcl.summary import MULTI_TURN
 from toolrefine.benchmarks.bfcl.tasks import Bfcl
+from toolrefine.benchmarks.rows import read_rows
 from toolrefine.benchmarks.task import Mode, Task
 from toolrefine.types import Completion, Outcome, Refinement, StopReason, ToolCall
 
@@ -77,7 +78,7 @@ def played(benchmark: Bfcl, task: Task, seed: int = SEED) -> Answer:
 @cache
 def class_documents(root: str, *classes: str) -> list[dict[str, Any]]:
     folder = Path(root) / "data" / "multi_turn_func_doc"
-    return [document for name in classes for document in read_rows(folder / f"{MODULES[name]}.json")]
+    return [document for name in classes for document in read_rows(folder / f"{MODULES[name]}.json", HOW_TO_GET)]
 
 
 def damage(random: Random, turns: Turns) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from toolrefine.ablation.variants import FULL
-from toolrefine.benchmarking import run_benchmark
 from toolrefine.benchmarks.task import Benchmark, Figure
 from toolrefine.config import BenchmarkConfig, Config
-from toolrefine.engines import open_engine
 from toolrefine.models import fingerprint
-from toolrefine.results import DRAFT, REFINED, RESULT, build_result, read_answered
-from toolrefine.rundir import Progress, RunDir, evaluation_stage, open_run, write_json
+from toolrefine.results import DRAFT, REFINED, measure_benchmark
+from toolrefine.rundir import Progress, RunDir, evaluation_stage
 from toolrefine.summary import BASE, BASELINE, iteration_folders, load
 from toolrefine.types import Checkpoint
 
@@ -102,7 +100,7 @@ def folder_of(run: Path, iteration: int | None) -> Path:
 def read_answers(folder: Path, dataset: str, way: Way) -> Answers:
     """The answers to an evaluation set, with all their rounds or the drafts alone."""
     items = load(folder, evaluation_stage(dataset))
-    place, num_calls = (0, len(items)) if way == "draft" else (-1, sum(len(item.scores) for item in items))
+    place, num_calls = (0, len(items)) if way == "draft" else (-1, sum(item.refinement.num_calls for item in items))
     return Answers({item.sample_id: item.scores[place].correct for item in items}, num_calls / max(1, len(items)))
 
 
@@ -117,17 +115,8 @@ def run_external(
     settings = settings.model_copy(
         update={"model": checkpoint.model, "adapter": checkpoint.adapter, "fingerprint": fingerprint(checkpoint)}
     )
-    requests = folder / "requests.jsonl"
-    engine_config = settings.engine.model_copy(update={"answers": str(requests)})
-    with (
-        open_run(folder, settings, Inside(run.progress, folder.relative_to(run.path).as_posix())) as inside,
-        open_engine(checkpoint, engine_config, benchmark.prompt(settings.prompt)) as engine,
-    ):
-        run_benchmark(benchmark, engine, settings, inside)
-        requests.unlink(missing_ok=True)
-        answered = read_answered(folder)
-        result = build_result(benchmark, answered)
-        write_json(folder / RESULT, result.model_dump(mode="json"))
+    inside = Inside(run.progress, folder.relative_to(run.path).as_posix())
+    answered, result = measure_benchmark(benchmark, checkpoint, settings, folder, inside)
     ways: dict[str, Way] = {DRAFT: "draft", REFINED: "adaptive"}
     return {
         ways[arm.name]: Answers(

@@ -26,12 +26,12 @@ class Answer(Record):
     @property
     def num_calls(self) -> int:
         """Completions, drafts and refinement rounds alike, and scoring passes."""
-        return sum(len(step.rounds) + step.num_scored for step in self.steps)
+        return sum(step.num_calls for step in self.steps)
 
     @property
     def num_tokens(self) -> int:
         """Sampled tokens of all completions."""
-        return sum(completion.num_tokens for step in self.steps for completion in step.rounds)
+        return sum(step.num_tokens for step in self.steps)
 
 
 class Samples(Record):

@@ -28,6 +28,11 @@ class Task(Record):
     facts: dict[str, Any] = {}
     """What else judging and export need, as the benchmark has it."""
 
+    @property
+    def prompt(self) -> Prompt:
+        """What the model gets to see of a task of one step."""
+        return Prompt(id=self.id, messages=self.messages, tools=self.tools)
+
 
 class Figure(Record):
     """One line of a benchmark's summary."""

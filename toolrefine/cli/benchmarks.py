@@ -19,6 +19,7 @@ from toolrefine.cli.common import (
     ServerURL,
     Style,
     TemplateKwargs,
+    build,
     console,
     guarded,
     make_dataset,
@@ -72,12 +73,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
-    from toolrefine.benchmarking import run_benchmark
-    from toolrefine.engines import open_engine
     from toolrefine.models import fingerprint
     from toolrefine.report import write_benchmark_report
-    from toolrefine.results import RESULT, build_result, read_answered
-    from toolrefine.rundir import open_run, write_json
+    from toolrefine.results import measure_benchmark
     from toolrefine.scoreboard import notes, print_sheets, sheets, to_markdown
     from toolrefine.types import Checkpoint
 
@@ -102,19 +100,10 @@ def evaluate(
     with quiet_libraries():
         task_set = open_task_set(config)
         folder = out or Path("evals") / slug(f"{task_set.name}-{Path(adapter or model).name}")
-        engine_config = config.engine.model_copy(update={"answers": str(folder / "requests.jsonl")})
-        with (
-            progress_bar() as progress,
-            open_run(folder, config, progress) as run,
-            open_engine(checkpoint, engine_config, task_set.prompt(config.prompt)) as engine,
-        ):
-            run_benchmark(task_set, engine, config, run)
-        (folder / "requests.jsonl").unlink(missing_ok=True)
-        answered = read_answered(folder)
-        result = build_result(task_set, answered)
-    write_json(folder / RESULT, result.model_dump(mode="json"))
+        with progress_bar() as progress:
+            answered, result = measure_benchmark(task_set, checkpoint, config, folder, progress)
     (folder / "result.md").write_text(to_markdown(sheets(result), notes(result)), encoding="utf-8")
-    report = write_benchmark_report(folder)
+    report = write_benchmark_report(folder, answered, result)
     if export_bfcl is not None:
         from toolrefine.benchmarks.bfcl.export import export_results
 
@@ -152,7 +141,6 @@ def make_config(overrides: list[str], **values: Any) -> BenchmarkConfig:
     Raises:
         ConfigError: a value does not fit.
     """
-    from toolrefine.cli.common import build
     from toolrefine.config import BenchmarkConfig, apply_override
 
     for override in overrides:

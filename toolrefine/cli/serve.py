@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolrefine.cli.common import Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
+from toolrefine.cli.common import Adapter, Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
 
 
 @guarded
@@ -21,7 +21,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="Answer in this process instead: nano, a folder, or a hub name.")
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="Folder of a PEFT adapter for the model.")] = None,
+    adapter: Adapter = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML; options come after.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="8080 by default.")] = None,

@@ -29,7 +29,7 @@ def read_choice(chat: Chat, prompt: Prompt, choice: dict[str, Any], usage: dict[
     else:
         text = _without_end(chat, text)
         parsed = chat.parse(text, truncated, prompt.tools)
-    logprobs = _token_logprobs(choice)
+    logprobs = token_logprobs(choice)
     counted = usage.get("completion_tokens")
     if logprobs:
         num_tokens = len(logprobs)
@@ -84,8 +84,12 @@ def _read_call(item: Any) -> ToolCall:
     return ToolCall(name=function["name"], arguments=value)
 
 
-def _token_logprobs(choice: dict[str, Any]) -> list[float]:
-    """Log-probabilities of the sampled tokens, empty where the server does not give them."""
-    given = choice.get("logprobs") or {}
-    values = given.get("token_logprobs") or [token.get("logprob") for token in given.get("content") or []]
-    return [float(value) for value in values if isinstance(value, int | float)]
+def token_logprobs(choice: dict[str, Any]) -> list[float]:
+    """Natural log-probabilities of the sampled tokens, empty where the server does not give them."""
+    given = choice.get("logprobs")
+    if not isinstance(given, dict):
+        return []
+    tokens = given.get("content")
+    listed = [token.get("logprob") for token in tokens if isinstance(token, dict)] if isinstance(tokens, list) else []
+    values = given.get("token_logprobs") or listed
+    return [float(value) for value in values if isinstance(value, int | float)] if isinstance(values, list) else []

@@ -11,13 +11,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toolrefine.benchmarking import TASKS
 from toolrefine.benchmarks.answers import Answer
-from toolrefine.errors import RunDirError
 from toolrefine.report import charts
 from toolrefine.report.excerpts import pick_suspects, pick_transcripts
 from toolrefine.report.words import points, tell
-from toolrefine.results import RESULT, read_answered, read_result
+from toolrefine.results import RESULT, Answered, BenchmarkResult, read_result
 from toolrefine.scoreboard import notes, sheets
 from toolrefine.show import describe, signature
 from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, IterationSummary, RunSummary, summarize
@@ -40,13 +38,9 @@ def write_report(run_dir: Path) -> Path:
     return write_page(run_dir, render(run_dir))
 
 
-def write_benchmark_report(folder: Path) -> Path:
-    """Write report.html into a folder of evaluate's; the path of the file.
-
-    Raises:
-        RunDirError: it is no such folder, or not complete.
-    """
-    return write_page(folder, render_benchmark(folder))
+def write_benchmark_report(folder: Path, answered: Answered, result: BenchmarkResult) -> Path:
+    """Write report.html into a folder of evaluate's; the path of the file."""
+    return write_page(folder, render_benchmark(folder.resolve().name, answered, result))
 
 
 def write_page(folder: Path, page: str) -> Path:
@@ -98,12 +92,8 @@ def render(run_dir: Path) -> str:
     )
 
 
-def render_benchmark(folder: Path) -> str:
+def render_benchmark(name: str, answered: Answered, result: BenchmarkResult) -> str:
     """The report of one benchmark as text."""
-    result = read_result(folder)
-    if result is None:
-        raise RunDirError(f"{folder}: no run of toolrefine evaluate is here, {TASKS.path} is missing")
-    answered = read_answered(folder)
     tasks = {task.id: task for task in answered.tasks}
     kinds: dict[str, Callable[[Answer], bool]] = {
         "Fixed by refinement": lambda each: each.verdicts[-1].valid and not each.verdicts[0].valid,
@@ -118,7 +108,7 @@ def render_benchmark(folder: Path) -> str:
         environment()
         .get_template("benchmark.html.j2")
         .render(
-            name=folder.resolve().name,
+            name=name,
             result=result,
             sheets=list(sheets(result)),
             notes=list(notes(result)),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from toolrefine.datasets.fields import read_calls
+from toolrefine.engines.replies import token_logprobs
 from toolrefine.errors import RowError
 from toolrefine.formats import FORMATS, get_format
 from toolrefine.formats.base import SURROGATE, Parsed
@@ -100,12 +101,8 @@ def mean_logprob(choice: dict[str, Any]) -> float | None:
     own = choice.get("mean_logprob")  # of the model in this process
     if isinstance(own, float):
         return own
-    given = choice.get("logprobs")
-    content = given.get("content") if isinstance(given, dict) else None
-    tokens = content if isinstance(content, list) else []
-    values = [token.get("logprob") for token in tokens if isinstance(token, dict)]
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
-    return sum(numbers) / len(numbers) if numbers else None
+    values = token_logprobs(choice)
+    return sum(values) / len(values) if values else None
 
 
 def add_usage(one: Any, other: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 
-from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, apply_override, describe
+from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, apply_override, describe, read_toml
 from toolrefine.errors import ConfigError
 from toolrefine.types import Record
 
@@ -87,12 +86,7 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
         ConfigError: the file cannot be read, a key is unknown, a value does not fit, or the two sources of answers are
             both given or both missing.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    tree = {} if path is None else read_toml(path)
     defaults = ServerConfig().refinement.model_dump()
     tree["refinement"] = {**defaults, **_table(tree, "refinement", path)}
     for key, value in values.items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from toolrefine.benchmarks.rows import read_rows
 from toolrefine.errors import DataError
 
 LANGUAGES = ("en", "zh")
@@ -50,7 +50,7 @@ def read_pairs(folder: Path, category: str) -> list[tuple[Row, Any]]:
         DataError: they are missing, not readable, or do not belong together.
     """
     name = f"data_{category}.json"
-    rows, answers = _read_rows(folder / name), _read_rows(folder / "possible_answer" / name)
+    rows, answers = (read_rows(path / name, _HOW) for path in (folder, folder / "possible_answer"))
     for path, objects, keys in (
         (folder / name, rows, ("id", "question", "function")),
         (folder / "possible_answer" / name, answers, ("id", "ground_truth")),
@@ -66,13 +66,3 @@ def read_pairs(folder: Path, category: str) -> list[tuple[Row, Any]]:
     if [row["id"] for row in rows] != [answer["id"] for answer in answers]:
         raise DataError(f"{folder / name}: its ids are not those of possible_answer/{name}; {_HOW}")
     return [(row, answer["ground_truth"]) for row, answer in zip(rows, answers, strict=True)]
-
-
-def _read_rows(path: Path) -> list[Row]:
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; {_HOW}") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: not one JSON object a line; {_HOW}")
-    return rows

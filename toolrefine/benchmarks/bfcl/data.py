@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from toolrefine.benchmarks.bfcl.decode import Language
+from toolrefine.benchmarks.rows import read_rows
 from toolrefine.errors import DataError
 from toolrefine.types import Record
 
 PREFIX = "BFCL_v4"
 
-_HOW = "pip install --no-deps bfcl-eval==2026.3.23, or point --data at its folder bfcl_eval"
+HOW_TO_GET = "pip install --no-deps bfcl-eval==2026.3.23, or point --data at its folder bfcl_eval"
 _HINTS = "_get_language_specific_hint", "_func_doc_language_specific_pre_processing"
 
 
@@ -35,7 +36,7 @@ class BfclData(Record):
         Raises:
             DataError: they are missing or not readable.
         """
-        return read_rows(self.root / "data" / f"{PREFIX}_{category}.json")
+        return read_rows(self.root / "data" / f"{PREFIX}_{category}.json", HOW_TO_GET)
 
     def golds(self, category: str) -> list[Any]:
         """What answers to rows(category) are judged by, in their order.
@@ -45,9 +46,9 @@ class BfclData(Record):
         """
         path = self.root / "data" / "possible_answer" / f"{PREFIX}_{category}.json"
         try:
-            return [row["ground_truth"] for row in read_rows(path)]
+            return [row["ground_truth"] for row in read_rows(path, HOW_TO_GET)]
         except KeyError as error:
-            raise DataError(f"{path}: a row without {error}; {_HOW}") from None
+            raise DataError(f"{path}: a row without {error}; {HOW_TO_GET}") from None
 
     @property
     def prompts(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class BfclData(Record):
                 ),
             )
         except KeyError as error:
-            raise DataError(f"{self.root}: another version of the prompts, without {error}; {_HOW}") from None
+            raise DataError(f"{self.root}: another version of the prompts, without {error}; {HOW_TO_GET}") from None
         return prompt
 
 
@@ -113,7 +114,7 @@ def find_bfcl(data: Path | None) -> BfclData:
     for folder in folders:
         if (folder / "data" / f"{PREFIX}_simple_python.json").is_file() and (folder / "constants").is_dir():
             return BfclData(root=folder.resolve())
-    raise DataError(f"BFCL's data are not {f'in {data}' if data else 'installed'}: {_HOW}")
+    raise DataError(f"BFCL's data are not {f'in {data}' if data else 'installed'}: {HOW_TO_GET}")
 
 
 def _document(function: dict[str, Any], hint: str, of_parameters: Sequence[str]) -> dict[str, Any]:
@@ -138,26 +139,11 @@ def _as_text(schema: dict[str, Any], of_any: str, of_other: str, of_items: str, 
     return schema
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line.
-
-    Raises:
-        DataError: it is missing, or not that.
-    """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; {_HOW}") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: not one JSON object a line; {_HOW}")
-    return rows
-
-
 def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path}: {error}; {_HOW}") from None
+        raise DataError(f"{path}: {error}; {HOW_TO_GET}") from None
 
 
 @cache
@@ -189,10 +175,10 @@ def _added_texts(path: Path) -> tuple[str, ...]:
             if isinstance(node, ast.Return | ast.AugAssign) and (template := _template(node.value)) is not None
         ]
     except KeyError as error:
-        raise DataError(f"{path}: no function {error}; {_HOW}") from None
+        raise DataError(f"{path}: no function {error}; {HOW_TO_GET}") from None
     templates = tuple(template for _, template in sorted(found))
     if [template.count("{}") for template in templates] != [0, 0, 0, 0, 1, 1, 0, 1, 1, 1]:
-        raise DataError(f"{path}: another version of the hints for languages; {_HOW}")
+        raise DataError(f"{path}: another version of the hints for languages; {HOW_TO_GET}")
     return templates
 
 

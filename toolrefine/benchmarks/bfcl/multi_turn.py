@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from toolrefine.benchmarks.bfcl.data import BfclData, read_rows
+from toolrefine.benchmarks.bfcl.data import HOW_TO_GET, BfclData
 from toolrefine.benchmarks.bfcl.simulation import MODULES, Simulation, load_class, open_simulations
 from toolrefine.benchmarks.bfcl.tasks import answer_text
 from toolrefine.benchmarks.bfcl.turns import Step, calls_as_text, calls_in_text, judge_turns
+from toolrefine.benchmarks.rows import read_rows
 from toolrefine.benchmarks.task import Mode, Task
 from toolrefine.benchmarks.verdict import Verdict
 from toolrefine.errors import DataError
@@ -138,7 +139,7 @@ def load_tasks(data: BfclData, category: str, mode: Mode) -> Iterator[Task]:
     documents = {}
     for class_name, module in MODULES.items():
         load_class(data.root, class_name)  # what is missing is to be known before any work
-        documents[class_name] = read_rows(data.root / "data" / "multi_turn_func_doc" / f"{module}.json")
+        documents[class_name] = read_rows(data.root / "data" / "multi_turn_func_doc" / f"{module}.json", HOW_TO_GET)
     for row, gold in zip(rows, golds, strict=True):
         try:
             functions = [document for name in row["involved_classes"] for document in documents[name]]
