@@ -30,8 +30,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
-from toolrefine.datasets.toolworld import generate, served_exchange
+from toolrefine.datasets.toolworld import generate, served_exchange, unserved_exchange
 from toolrefine.datasets.toolworld_domains import get_domain
 from toolrefine.datasets.toolworld_labels import make_wrong
 from toolrefine.engines import SamplingParams
@@ -40,20 +41,28 @@ from toolrefine.formats import get_format
 from toolrefine.matching import score
 from toolrefine.nano import NANO_DIR
 from toolrefine.rollout import to_prompt
-from toolrefine.types import Message, Sample, Tool, ToolCall
+from toolrefine.types import Example, Message, Sample, Tool, ToolCall
 
 TRAIN_DOMAINS = ["dining", "travel", "smarthome", "finance", "clinic", "logistics", "music", "office", "farm"]
 HELD_OUT_DOMAINS = ["museum", "observatory"]
 REAL_ROWS = 8_000
 ROLES = ["<|tools|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"]
 VOCABULARY = 512
-MAX_TOKENS = 640
+MAX_TOKENS = 1_024
 BATCH_TOKENS = 2_048
 """Of each worker."""
 SHARD = 384
+SPLICED_SHARE, REAL_SHARE = 0.63, 0.25
+"""The rest is of TRAIN_DOMAINS."""
 REFINE_SHARE = 0.3
 HISTORY_SHARE = 0.5
-"""Conversations with served requests before them: several targets for one listing of the tools."""
+"""Conversations with other requests before them: several targets for one listing of the tools."""
+UNSERVED_SHARE = 0.3
+"""Of those requests: without them a first request would nearly always be one to serve."""
+SYSTEM_SHARE = 0.1
+"""Of spliced worlds: tools as JSON in the system message, as prompt.style = "system" writes them."""
+FIRST_TOKEN_WEIGHT = 4.0
+"""The first token of a turn decides whether to call at all, and is one of thirty."""
 EASY_SHARDS = 24
 PROMPT = PromptConfig()
 
@@ -112,11 +121,13 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
             hidden = model.model(input_ids=ids[:, :-1]).last_hidden_state
             wanted = labels[:, 1:] != -100
             logits = model.lm_head(hidden[wanted])
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+        weights = 1 + (FIRST_TOKEN_WEIGHT - 1) * (wanted & (labels[:, :-1] == -100))[wanted]
+        losses_of_tokens = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="none")
+        loss = (losses_of_tokens * weights).sum()
         loss.backward()
         # One message: gradients, and what every worker must agree on. Rank 0's clock counts.
         clock = time.monotonic() - started if rank == 0 else 0.0
-        sums = torch.tensor([loss.item(), wanted.sum(), ids.numel(), clock], dtype=torch.float64)
+        sums = torch.tensor([loss.item(), weights.sum(), ids.numel(), clock], dtype=torch.float64)
         message = torch.cat([*(p.grad.flatten() for p in parameters), sums.float()])
         dist.all_reduce(message)
         total_loss, num_targets, batch_tokens, elapsed = message[-4:].tolist()
@@ -305,11 +316,17 @@ class Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         torch.set_num_threads(1)
+        chat = Chat(self.tokenizer, PromptConfig(style="system"))
         for shard in count(self.first_shard, self.stride):
             rng = Random(f"nano/{shard}")
             rows = []
             while len(rows) < SHARD:
-                rows += [self.tokenize(*as_example(s, d, rng)) for s, d in self.draw(rng, easy=shard < EASY_SHARDS)]
+                for sample, domain in self.draw(rng, easy=shard < EASY_SHARDS):
+                    sample, messages = as_example(sample, domain, rng)
+                    in_system = domain.startswith("spliced") and rng.random() < SYSTEM_SHARE
+                    rows.append(
+                        tokenize_in_system(chat, sample, messages) if in_system else self.tokenize(sample, messages)
+                    )
                 get_domain.cache_clear()
             rows = sorted((r for r in rows if len(r[0]) <= MAX_TOKENS), key=lambda r: len(r[0]))
             batches, batch = [], []
@@ -326,25 +343,25 @@ class Batches(IterableDataset):
     def draw(self, rng: Random, *, easy: bool) -> list[tuple[Sample, str]]:
         chance = rng.random()
         seed = rng.randrange(10**9)
-        if easy or chance < 0.5:
+        if easy or chance < SPLICED_SHARE:
             domain = f"spliced-{seed}"
-        elif chance < 0.75 or not self.real:
-            domain = rng.choice(TRAIN_DOMAINS)
-        else:
+        elif chance < SPLICED_SHARE + REAL_SHARE and self.real:
             return [(s, "") for s in rng.choices(self.real, k=3)]
+        else:
+            domain = rng.choice(TRAIN_DOMAINS)
         samples = list(generate(domain, 4, seed))
         if easy:
             samples = [s for s in samples if len(s.tools) <= 3 and s.kind == "single" and len(s.messages) == 1]
         return [(s, domain) for s in samples]
 
     def tokenize(self, sample: Sample, messages: tuple[Message, ...]) -> Row:
-        """Token ids and labels; every turn that calls tools is learned, and the target."""
+        """Token ids and labels; every turn that calls tools, or says why not, is learned, and the target."""
         turns = (*messages, sample.target)
         ids: list[int] = []
         labels: list[int] = []
         done = ""
         for index, turn in enumerate(turns):
-            if index == len(turns) - 1 or (turn.role == "assistant" and turn.tool_calls and not is_draft(turns, index)):
+            if index == len(turns) - 1 or (turn.role == "assistant" and is_lesson(sample, turns, index)):
                 prompt, whole = render(self.tokenizer, turns[:index], sample.tools, turn)
                 head = self.tokenizer.encode(prompt.removeprefix(done), add_special_tokens=False)
                 tail = self.tokenizer.encode(whole.removeprefix(prompt), add_special_tokens=False)
@@ -363,12 +380,33 @@ class Batches(IterableDataset):
         return ids, labels
 
 
+def tokenize_in_system(chat: Chat, sample: Sample, messages: tuple[Message, ...]) -> Row:
+    """Token ids and labels of the target alone; tools and calls are text."""
+    ids, start = chat.example_ids(
+        Example(
+            id=sample.id,
+            sample_id=sample.id,
+            kind="direct",
+            messages=messages,
+            tools=sample.tools,
+            target=sample.target,
+        )
+    )
+    return ids, [-100] * start + ids[start:]
+
+
 def as_example(sample: Sample, domain: str, rng: Random) -> tuple[Sample, tuple[Message, ...]]:
     """The sample's prompt, or, for a share, a refinement prompt with a draft that is right half of the time."""
     if domain and rng.random() < HISTORY_SHARE:
-        world = {w.tool.name: w for w in get_domain(domain).tools}
-        served = [served_exchange(rng, world[rng.choice(sample.tools).name]) for _ in range(rng.choice([1, 2, 3]))]
-        return sample, (*(turn for turns in served for turn in turns), *sample.messages)
+        world = get_domain(domain)
+        offered = [w for w in world.tools if w.tool in sample.tools]
+        history: list[Message] = []
+        for _ in range(rng.choice([1, 2, 3])):
+            if rng.random() < UNSERVED_SHARE:
+                history += unserved_exchange(rng, world, offered)
+            else:
+                history += served_exchange(rng, rng.choice(offered))
+        return sample, (*history, *sample.messages)
     if rng.random() >= REFINE_SHARE:
         return sample, sample.messages
     draft = sample.target
@@ -381,9 +419,10 @@ def as_example(sample: Sample, domain: str, rng: Random) -> tuple[Sample, tuple[
     return sample, (*sample.messages, draft, Message(role="user", content=PROMPT.refine))
 
 
-def is_draft(turns: tuple[Message, ...], index: int) -> bool:
-    """Whether a turn is a draft to be refined: it may be wrong."""
-    return turns[index + 1].content == PROMPT.refine
+def is_lesson(sample: Sample, turns: tuple[Message, ...], index: int) -> bool:
+    """Whether to learn an earlier turn: one that decides about tools, and no draft, which may be wrong."""
+    decides = turns[index].tool_calls or (sample.source == "toolworld" and turns[index - 1].role == "user")
+    return bool(decides) and turns[index + 1].content != PROMPT.refine
 
 
 def misspell(text: str, rng: Random) -> str:

@@ -8,7 +8,7 @@ the method reads it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -151,17 +151,25 @@ def _no_call(
 ) -> tuple[list[Message], Message, list[WorldTool]]:
     """Nothing applies, or a required value is missing."""
     draw = rng.random()
-    reply = NOTHING_FITS
     if draw < 0.2:
-        text = rng.choice(SMALL_TALK)
+        turn, reply = Message(role="user", content=rng.choice(SMALL_TALK)), NOTHING_FITS
     elif draw < 0.65:
-        text = _sentence(rng, _request(rng, wanted)[0])
+        turn, reply = _ask(rng, wanted), NOTHING_FITS
         offered = [t for t in offered if t != wanted] or [rng.choice([t for t in domain.tools if t != wanted])]
     else:
-        missing = rng.choice(wanted.parameters[: wanted.num_required])
-        text = _sentence(rng, _request(rng, wanted, without=missing.name)[0])
-        reply = _ask_for([missing.name])
-    return [Message(role="user", content=text)], Message(role="assistant", content=reply), offered
+        turn, reply = _ask_too_little(rng, wanted)
+    return [turn], Message(role="assistant", content=reply), offered
+
+
+def _ask(rng: Random, wanted: WorldTool) -> Message:
+    return Message(role="user", content=_sentence(rng, _request(rng, wanted)[0]))
+
+
+def _ask_too_little(rng: Random, wanted: WorldTool) -> tuple[Message, str]:
+    """A request without a required value, and the question for it."""
+    missing = rng.choice(wanted.parameters[: wanted.num_required])
+    text = _sentence(rng, _request(rng, wanted, without=missing.name)[0])
+    return Message(role="user", content=text), _ask_for([missing.name])
 
 
 def _ask_for(names: list[str]) -> str:
@@ -179,3 +187,13 @@ def served_exchange(rng: Random, wanted: WorldTool) -> list[Message]:
         Message(role="tool", content=result, tool_call_id="call_0"),
         Message(role="assistant", content=rng.choice(DONE)),
     ]
+
+
+def unserved_exchange(rng: Random, domain: Domain, offered: Sequence[WorldTool]) -> list[Message]:
+    """A request that the offered tools cannot serve, and the reply: nothing fits, or a required value is missing."""
+    others = [t for t in domain.tools if t not in offered]
+    if others and rng.random() < 0.6:
+        turn, reply = _ask(rng, rng.choice(others)), NOTHING_FITS
+    else:
+        turn, reply = _ask_too_little(rng, rng.choice(offered))
+    return [turn, Message(role="assistant", content=reply)]

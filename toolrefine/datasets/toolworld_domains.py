@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import resources
@@ -268,58 +268,98 @@ def _splicing() -> dict[str, list[str]]:
 
 
 def spliced_domain(name: str) -> Domain:
-    """A small domain of made-up words: endless variety of names to learn copying from."""
+    """A small domain of plain and made-up words: endless variety of names, values and phrases to learn copying from."""
     rng = Random(name)
-
-    def word(real: Sequence[str], share: float) -> str:
-        return rng.choice(real) if rng.random() < share else spliced_word(rng)
-
-    def name_of(real: Sequence[str]) -> str:
-        parts = [word(real, 0.5) for _ in range(rng.choice([1, 1, 2]))]
-        return join_name("camel" if style == "camel" else "snake", parts)
-
-    def value() -> str:
-        parts = [word(nouns, 0.3) for _ in range(rng.choice([1, 1, 2, 2, 3]))]
-        case = rng.random()
-        if case < 0.5:
-            return " ".join(part.capitalize() for part in parts)
-        if case < 0.8:
-            return " ".join(parts)
-        return (
-            f"{parts[0]}@{parts[-1]}.{rng.choice(['com', 'org', 'io'])}"
-            if case < 0.9
-            else f"{parts[0].upper()}{rng.randint(1, 999)}"
-        )
-
+    made_up = rng.choice([0.1, 0.5, 0.9])
     style = rng.choice(["snake", "snake", "camel", "dotted"])
-    nouns = _splicing()["nouns"]
-    domain_verbs = tuple(rng.sample(sorted(verb_phrases()), 3))
-    objects = tuple(dict.fromkeys(" ".join(word(nouns, 0.5) for _ in range(rng.choice([1, 1, 2]))) for _ in range(4)))
+    parts = _splicing()
+
+    def word() -> str:
+        return spliced_word(rng) if rng.random() < made_up else rng.choice(parts["nouns"])
+
+    def key() -> str:
+        names = [word() for _ in range(rng.choice([1, 1, 2]))]
+        if rng.random() < 0.25:
+            names.insert(rng.choice([0, len(names)]), rng.choice(parts["affixes"]))
+        return join_name("camel" if style == "camel" else "snake", names)
+
     parameters: dict[str, Parameter] = {}
-    for kind in rng.choices(
-        ["string", "enum", "integer", "number", "boolean", "array", "object", "code"], [6, 2, 3, 2, 2, 2, 1, 2], k=7
-    ):
-        key = name_of(nouns)
-        values = tuple(dict.fromkeys(value() for _ in range(6)))
-        phrases = ("{}", "for {}", "at {}", "on {}", "in {}", "from {}", "by {}", "to {}", "under {}")
-        own = tuple(rng.sample(phrases, 2)) if kind in ("string", "code", "enum") and rng.random() < 0.5 else ()
+    kinds = ["string", "enum", "integer", "number", "boolean", "array", "object", "code"]
+    for kind in rng.choices(kinds, [6, 2, 3, 2, 2, 2, 1, 2], k=8):
+        parameter = key()
+        own = tuple(_spliced_phrase(rng, parameter) for _ in range(2)) if rng.random() < 0.6 else ()
         match kind:
             case "enum":
-                enum = tuple(
-                    dict.fromkeys(
-                        "_".join(spliced_word(rng) for _ in range(rng.choice([1, 1, 2])))
-                        for _ in range(rng.randint(2, 5))
-                    )
-                )
-                parameters[key] = Parameter(key, "string", enum=enum, phrases=own)
+                enum = _distinct("_".join(word() for _ in range(rng.choice([1, 1, 2]))) for _ in range(4))
+                made = Parameter(parameter, "string", enum=enum, phrases=own)
             case "integer" | "number":
-                low = rng.choice([0, 1, 10, 100])
-                parameters[key] = Parameter(key, kind, range=(low, low + 10 ** rng.randint(1, 4)))
+                low = rng.choice([0, 0, 1, 10, 100, -100])
+                made = Parameter(parameter, kind, range=(low, low + 10 ** rng.randint(1, 4)), phrases=own)
             case "object":
-                fields = {spliced_word(rng): list(values[:3]), spliced_word(rng): [1, 10 ** rng.randint(1, 3)]}
-                parameters[key] = Parameter(key, kind, fields=fields)
+                fields = {word(): list(_spliced_values(rng, word, 3)), word(): [0, 10 ** rng.randint(1, 3)]}
+                made = Parameter(parameter, kind, fields=fields)
             case "code":
-                parameters[key] = Parameter(key, kind, prefix=spliced_word(rng)[:3].upper(), phrases=own)
+                made = Parameter(parameter, kind, prefix=word()[: rng.choice([2, 3, 3, 4])].upper(), phrases=own)
             case _:
-                parameters[key] = Parameter(key, kind, values=values, phrases=own)
+                made = Parameter(parameter, kind, values=_spliced_values(rng, word, 6), phrases=own)
+        parameters[parameter] = made
+    objects = _distinct(" ".join(word() for _ in range(rng.choice([1, 1, 2]))) for _ in range(5))
+    domain_verbs = tuple(rng.sample(sorted(verb_phrases()), 4))
     return Domain(name, style, objects, domain_verbs, tuple(parameters.values()))
+
+
+def _spliced_phrase(rng: Random, parameter: str) -> str:
+    """A way to say a parameter; it names the parameter, another thing, or nothing."""
+    parts = _splicing()
+    noun = rng.choice(words(parameter).split() if rng.random() < 0.5 else parts["nouns"])
+    link, manner = rng.choice(parts["prepositions"]), rng.choice(parts["participles"])
+    return rng.choice(
+        [
+            f"{link} {{}}",
+            f"{manner} {{}}",
+            f"{manner} {link} {{}}",
+            f"{noun} {{}}",
+            f"{link} {noun} {{}}",
+            f"with {noun} number {{}}",
+            f"{link} the {{}} {noun}",
+            f"for {{}} {noun}s",
+            f"for a {noun} of {{}}",
+            f"at {{}} a {noun}",
+            f"{{}} {noun}s {link}",
+        ]
+    )
+
+
+def _spliced_values(rng: Random, word: Callable[[], str], size: int) -> tuple[str, ...]:
+    """Different strings of one kind: names, titles, dates, addresses, designations."""
+
+    def title() -> str:
+        return " ".join(word().capitalize() for _ in range(rng.choice([1, 2, 2, 3])))
+
+    def long_title() -> str:
+        middle = rng.choice(["of", "with", "for", "in", "from", "on the", "at the"])
+        return rng.choice([f"The {title()}", f"{title()} {middle} {title()}", f"A {title()}"])
+
+    def plain() -> str:
+        return " ".join(word() for _ in range(rng.choice([1, 1, 2, 3])))
+
+    def date() -> str:
+        return f"{rng.randint(2019, 2032)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+
+    def clock() -> str:
+        return f"{rng.randint(0, 23):02}:{rng.choice([0, 5, 15, 30, 45]):02}"
+
+    def address() -> str:
+        return f"{word()}@{word()}.{rng.choice(['com', 'org', 'io'])}"
+
+    def designation() -> str:
+        number, short = rng.randint(1, 9999), word()[: rng.choice([2, 3, 3])].upper()
+        return rng.choice([f"{title()} {number}", f"{short} {number}", f"{short}{number}", f"{title()}-{number}"])
+
+    kinds = [title, long_title, plain, date, clock, address, designation]
+    make = rng.choices(kinds, [6, 2, 4, 2, 1, 1, 2])[0]
+    return _distinct(make() for _ in range(size))
+
+
+def _distinct(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))
