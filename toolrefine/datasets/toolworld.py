@@ -33,6 +33,7 @@ SMALL_TALK = [
     "Tell me a joke.",
     "How are you?",
 ]
+TERSE_OPENERS, TERSE_JOINERS = ["", "", "", "Order: ", "Job - ", "URGENT: "], [" // ", "; next: ", " | "]
 DONE = ["Done.", "All set.", "That is taken care of."]
 NOTHING_FITS = "None of the tools fits this request."
 
@@ -107,14 +108,18 @@ def _request(rng: Random, wanted: WorldTool, without: str | None = None) -> tupl
     for number, parameter in enumerate(wanted.parameters):
         if parameter.name != without and (number < wanted.num_required or rng.random() < OPTIONAL_SHARE):
             arguments[parameter.name] = parameter.draw(rng)
-            pieces.append(parameter.say(rng, arguments[parameter.name]))
+            pieces.append(parameter.say(rng, arguments[parameter.name], terse=wanted.terse))
     rng.shuffle(pieces)
     verb = rng.choice(verb_phrases()[wanted.verb])
+    if wanted.terse:
+        return "; ".join([f"{wanted.object} - {verb}", *pieces]), arguments
     text = " ".join([verb, rng.choice(["a", "the", "my", "the"]), wanted.object, *pieces])
     return text, arguments
 
 
-def _sentence(rng: Random, text: str) -> str:
+def _sentence(rng: Random, wanted: WorldTool, text: str) -> str:
+    if wanted.terse:
+        return rng.choice(TERSE_OPENERS) + text
     text = rng.choice(OPENERS) + text + rng.choice(CLOSERS)
     return text[0].upper() + text[1:]
 
@@ -125,17 +130,18 @@ def _calls(rng: Random, wanted: list[WorldTool], *, clarify: bool) -> tuple[list
         text, arguments = _request(rng, wanted[0], without=missing.name)
         value = missing.draw(rng)
         turns = [
-            Message(role="user", content=_sentence(rng, text)),
+            Message(role="user", content=_sentence(rng, wanted[0], text)),
             Message(role="assistant", content=_ask_for([missing.name])),
-            Message(role="user", content=missing.say(rng, value).capitalize()),
+            Message(role="user", content=missing.say(rng, value, terse=wanted[0].terse).capitalize()),
         ]
-        if isinstance(value, str) and not missing.enum:
+        if isinstance(value, str) and not missing.enum and missing.type != "date":
             turns[-1] = Message(role="user", content=value)
         calls = [ToolCall(name=wanted[0].tool.name, arguments=_in_order(wanted[0], {**arguments, missing.name: value}))]
     else:
         requests = [_request(rng, w) for w in wanted]
-        joined = requests[0][0] + "".join(rng.choice(JOINERS) + text for text, _ in requests[1:])
-        turns = [Message(role="user", content=_sentence(rng, joined))]
+        joiners = TERSE_JOINERS if wanted[0].terse else JOINERS
+        joined = requests[0][0] + "".join(rng.choice(joiners) + text for text, _ in requests[1:])
+        turns = [Message(role="user", content=_sentence(rng, wanted[0], joined))]
         calls = [
             ToolCall(name=w.tool.name, arguments=arguments) for w, (_, arguments) in zip(wanted, requests, strict=True)
         ]
@@ -162,13 +168,13 @@ def _no_call(
 
 
 def _ask(rng: Random, wanted: WorldTool) -> Message:
-    return Message(role="user", content=_sentence(rng, _request(rng, wanted)[0]))
+    return Message(role="user", content=_sentence(rng, wanted, _request(rng, wanted)[0]))
 
 
 def _ask_too_little(rng: Random, wanted: WorldTool) -> tuple[Message, str]:
     """A request without a required value, and the question for it."""
     missing = rng.choice(wanted.parameters[: wanted.num_required])
-    text = _sentence(rng, _request(rng, wanted, without=missing.name)[0])
+    text = _sentence(rng, wanted, _request(rng, wanted, without=missing.name)[0])
     return Message(role="user", content=text), _ask_for([missing.name])
 
 
@@ -182,7 +188,7 @@ def served_exchange(rng: Random, wanted: WorldTool) -> list[Message]:
     call = ToolCall(name=wanted.tool.name, arguments=arguments)
     result = json.dumps({"status": "ok", "id": rng.randint(100, 999)})
     return [
-        Message(role="user", content=_sentence(rng, text)),
+        Message(role="user", content=_sentence(rng, wanted, text)),
         Message(role="assistant", tool_calls=(call,)),
         Message(role="tool", content=result, tool_call_id="call_0"),
         Message(role="assistant", content=rng.choice(DONE)),

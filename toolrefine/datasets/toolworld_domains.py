@@ -40,6 +40,28 @@ PHRASES = {
 }
 """Ways to say any parameter; {name} is its name in words, {} the value."""
 
+TERSE_PHRASES = {
+    "true": ["{name}", "{name} = yes"],
+    "false": ["no {name}", "{name} = no"],
+}
+"""The same for work orders, which say little more than the value."""
+TERSE_PHRASE = ["{name} {}", "{name} = {}", "{} ({name})"]
+
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+
 GENERIC_SHARE = 0.4
 """How often a parameter with phrases of its own is said in a generic way."""
 
@@ -68,14 +90,17 @@ class Parameter:
 
     name: str
     type: str
-    """A JSON Schema type, or code: a string of a prefix and digits."""
+    """A JSON Schema type, or code: a string of a prefix and digits; date: a string like 2027-05-03 that people say in
+    words; items: an array of objects."""
     values: tuple[Any, ...] = ()
     enum: tuple[str, ...] = ()
     range: tuple[float, float] = (0, 1)
     prefix: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
-    """Of an object: field -> its strings, or its [lowest, highest] integers."""
+    """Of an object or of items: field -> its strings, or its [lowest, highest] integers."""
     phrases: tuple[str, ...] = ()
+    spoken: dict[str, str] = field(default_factory=dict)
+    """Value, as text -> what people say for it, where that is something else."""
 
     def schema(self) -> dict[str, Any]:
         """JSON Schema of the value."""
@@ -85,20 +110,29 @@ class Parameter:
                 return {"type": "string", **described}
             case "array":
                 return {"type": "array", "items": {"type": "string"}, **described}
+            case "date":
+                return {"type": "string", "description": "YYYY-MM-DD."}
             case "object":
-                properties = {name: {"type": "string" if _is_text(v) else "integer"} for name, v in self.fields.items()}
-                return {"type": "object", "properties": properties, "required": [next(iter(self.fields))], **described}
+                return {**self._fields_schema([next(iter(self.fields))]), **described}
+            case "items":
+                return {"type": "array", "items": self._fields_schema(list(self.fields)), **described}
             case "string" if self.enum:
                 return {"type": "string", "enum": list(self.enum), **described}
             case _:
                 return {"type": self.type, **described}
+
+    def _fields_schema(self, required: list[str]) -> dict[str, Any]:
+        properties = {name: {"type": "string" if _is_text(v) else "integer"} for name, v in self.fields.items()}
+        return {"type": "object", "properties": properties, "required": required}
 
     def draw(self, rng: Random) -> Any:
         """A random value."""
         match self.type:
             case "code":
                 return f"{self.prefix}-{rng.randint(100, 99999)}"
-            case "integer":
+            case "date":
+                return f"{rng.randint(2026, 2029)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+            case "integer" if not self.values:
                 return rng.randint(int(self.range[0]), int(self.range[1]))
             case "number":
                 return round(rng.uniform(*self.range), 1)
@@ -110,19 +144,30 @@ class Parameter:
                 names = list(self.fields)
                 kept = names if rng.random() < 0.7 else names[:1]
                 return {name: _draw_field(rng, self.fields[name]) for name in kept}
+            case "items":
+                count = rng.choice([1, 2, 2, 3])
+                return [{name: _draw_field(rng, of) for name, of in self.fields.items()} for _ in range(count)]
             case _:
                 return rng.choice(self.enum or self.values)
 
-    def say(self, rng: Random, value: Any) -> str:
+    def say(self, rng: Random, value: Any, *, terse: bool = False) -> str:
         """The parameter with this value as a piece of a request."""
         name = words(self.name)
-        kind = "string" if self.type == "code" else self.type
+        kind = {"code": "string", "date": "string", "items": "array"}.get(self.type, self.type)
         if kind == "boolean":
-            return rng.choice(PHRASES["true" if value else "false"]).format(name=name)
+            phrases = TERSE_PHRASES if terse else PHRASES
+            return rng.choice(phrases["true" if value else "false"]).format(name=name)
         own = self.phrases and rng.random() >= GENERIC_SHARE
-        return rng.choice(self.phrases if own else PHRASES[kind]).format(self._say_value(rng, value), name=name)
+        general = TERSE_PHRASE if terse else PHRASES[kind]
+        return rng.choice(self.phrases if own else general).format(self._say_value(rng, value), name=name)
 
     def _say_value(self, rng: Random, value: Any) -> str:
+        if self.type == "date":
+            return _say_date(rng, value)
+        if self.type == "items":
+            return " + ".join(" x ".join(str(v) for v in item.values()) for item in value)
+        if str(value) in self.spoken:
+            return self.spoken[str(value)]
         if isinstance(value, list):
             return say_list(value)
         if isinstance(value, dict):
@@ -131,6 +176,13 @@ class Parameter:
             spoken = value.replace("_", " ") if self.enum else value
             return f"'{spoken}'" if rng.random() < 0.1 else spoken
         return say_number(rng, value)
+
+
+def _say_date(rng: Random, value: str) -> str:
+    """2027-05-03 as '3 May 2027' or 'May 3, 2027'."""
+    year, month, day = map(int, value.split("-"))
+    name = MONTHS[month - 1]
+    return rng.choice([f"{day} {name} {year}", f"{name} {day}, {year}"])
 
 
 def _is_text(values: Sequence[Any]) -> bool:
@@ -155,6 +207,8 @@ class WorldTool:
     parameters: tuple[Parameter, ...]
     num_required: int
     """The first so many parameters are required."""
+    terse: bool = False
+    """Asked for in work orders, not in sentences."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +217,12 @@ class Domain:
 
     name: str
     style: str
-    """How names are written: snake, camel or dotted."""
+    """How names are written: snake, camel, pascal or dotted."""
     objects: tuple[str, ...]
     verbs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
+    terse: bool = False
+    """See WorldTool."""
 
     @property
     def tools(self) -> tuple[WorldTool, ...]:
@@ -193,7 +249,7 @@ class Domain:
                         "required": [p.name for p in chosen[:num_required]],
                     },
                 )
-                yield WorldTool(tool, verb, thing, tuple(chosen), num_required)
+                yield WorldTool(tool, verb, thing, tuple(chosen), num_required, self.terse)
 
 
 def article(thing: str, number: int) -> str:
@@ -206,6 +262,8 @@ def join_name(style: str, parts: Sequence[str]) -> str:
     match style:
         case "camel":
             return parts[0] + "".join(part.capitalize() for part in parts[1:])
+        case "pascal":
+            return "".join(part.capitalize() for part in parts)
         case "dotted":
             return f"{'_'.join(parts[1:])}.{parts[0]}"
         case _:
@@ -244,7 +302,14 @@ def get_domain(name: str) -> Domain:
     for key, spec in entry["params"].items():
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
         parameters.append(Parameter(name=key, **given))
-    return Domain(name, entry["style"], tuple(entry["objects"]), tuple(entry["verbs"]), tuple(parameters))
+    return Domain(
+        name=name,
+        style=entry["style"],
+        objects=tuple(entry["objects"]),
+        verbs=tuple(entry["verbs"]),
+        parameters=tuple(parameters),
+        terse=entry.get("terse", False),
+    )
 
 
 @lru_cache(maxsize=64)
