@@ -125,6 +125,17 @@ def test_an_engine_that_cannot_score_leaves_out_what_needs_scores(samples: list[
     assert ("resample", "likelier") in kinds
 
 
+def test_an_engine_that_cannot_constrain_leaves_out_what_needs_it(samples: list[Sample]) -> None:
+    class Free(World):
+        def chain(self, prompts: Any, params: SamplingParams, follow: Any) -> list[list[Completion]]:
+            if params.constrain:
+                raise ConfigError("cannot")
+            return super().chain(prompts, params, follow)
+
+    assert "constrain" not in {each.refinement.how for each in find(samples, Free(samples)).candidates}
+    assert "constrain" in {each.refinement.how for each in find(samples, World(samples)).candidates}
+
+
 def test_candidates_are_all_different() -> None:
     found = list(policies([-0.1, -0.2], 0.7))
     assert len({each.model_dump_json() for each in found}) == len(found)
@@ -146,7 +157,7 @@ def test_answers_survive_a_kill(samples: list[Sample], tmp_path: Path) -> None:
 
 @given(
     when=st.sampled_from(["always", "invalid", "uncertain"]),
-    how=st.sampled_from(["ask", "explain", "resample"]),
+    how=st.sampled_from(["ask", "explain", "resample", "constrain"]),
     accept=st.sampled_from(["always", "valid", "likelier"]),
     max_rounds=st.integers(0, 9),
     min_logprob=st.floats(-9.0, 0.0),

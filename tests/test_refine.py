@@ -178,6 +178,24 @@ def test_resampling_shows_the_model_nothing_and_ends_with_the_first_answer_witho
     assert len({prompt.id for prompt, _ in asked}) == len(asked)
 
 
+def test_an_invalid_answer_is_repaired_by_one_that_cannot_break_the_schema() -> None:
+    asked: list[tuple[str, bool, float]] = []
+
+    class Recording(ScriptedEngine):
+        def chain(self, prompts: Any, params: SamplingParams, follow: Any) -> list[list[Completion]]:
+            asked.extend((prompt.id, params.constrain, params.temperature) for prompt in prompts)
+            return super().chain(prompts, params, follow)
+
+    drafts = {"broken": "[f(", "right": "[f(a=1)]", "none": "no"}
+    engine = Recording(lambda prompt, _: drafts.get(prompt.id, "[f(a=2)]"))
+    config = RefinementConfig(max_rounds=8, when="invalid", how="constrain", accept="valid")
+    prompts = [WITH_TOOL.model_copy(update={"id": name}) for name in drafts]
+    found = refine(engine, prompts, config, PromptConfig(), SamplingParams(temperature=0.0))
+    assert [each.final.text for each in found] == ["[f(a=2)]", "[f(a=1)]", "no"]
+    assert [each.num_calls for each in found] == [2, 1, 1]
+    assert asked == [*((name, False, 0.0) for name in drafts), ("broken/round-1", True, 0.0)]
+
+
 def test_resampling_always_keeps_the_likeliest_of_all() -> None:
     likely = {"[f(a=1)]": -3.0, "[f(a=2)]": -2.0, "[f(a=3)]": -4.0, "[f(a='x')]": -0.1}
     refinement = run(
@@ -255,7 +273,7 @@ def test_an_answer_that_cannot_be_scored_here_is_a_request_error() -> None:
 @given(
     answers=st.lists(st.sampled_from(["[f(a=1)]", "[f(a=2)]", "[f(a='x')]", "[g()]", "[f(", "no"]), min_size=6),
     when=st.sampled_from(["always", "invalid", "uncertain"]),
-    how=st.sampled_from(["ask", "explain", "resample"]),
+    how=st.sampled_from(["ask", "explain", "resample", "constrain"]),
     accept=st.sampled_from(["always", "valid", "likelier"]),
     stop=st.sampled_from(["unchanged", "never"]),
     logprobs=st.lists(st.floats(-5.0, 0.0), min_size=12, max_size=12),
@@ -274,5 +292,7 @@ def test_every_policy_comes_to_an_end_and_none_but_always_makes_a_valid_answer_i
     standing = [find_fault(answer, WITH_TOOL.tools) is None for answer in refinement.answers]
     if accept != "always":
         assert standing == sorted(standing)
-    if accept == "always" or how == "resample":
+    if accept == "always" or how in ("resample", "constrain"):
         assert refinement.num_scored == 0
+    if how == "constrain":
+        assert len(refinement.rounds) <= 2

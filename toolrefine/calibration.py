@@ -9,10 +9,10 @@ from typing import Any
 
 from toolrefine.config import MatchingConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
-from toolrefine.errors import RequestError
+from toolrefine.errors import ConfigError, RequestError
 from toolrefine.intervals import Accuracy, Paired, mcnemar, measure, paired
 from toolrefine.matching import EXACT, score
-from toolrefine.refine import find_fault, refine
+from toolrefine.refine import asks_afresh, find_fault, refine
 from toolrefine.rollout import chunks, to_prompt
 from toolrefine.rundir import Progress, Silent
 from toolrefine.scoreboard import Sheet, change, percent
@@ -103,7 +103,9 @@ def calibrate(
     progress.end("drafts", False)
     configs = list(policies(thresholds(drafts, samples), sampled.temperature))
     if not can_score(engine, samples, drafts):
-        configs = [config for config in configs if config.accept != "likelier" or config.how == "resample"]
+        configs = [config for config in configs if config.accept != "likelier" or asks_afresh(config)]
+    if not can_constrain(engine, samples, prompt, params):
+        configs = [config for config in configs if config.how != "constrain"]
     before = [score(each.draft, sample, matching).correct for each, sample in zip(drafts, samples, strict=True)]
     candidates = []
     progress.begin("policies", len(configs))
@@ -137,6 +139,7 @@ def policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[Refi
             yield RefinementConfig(
                 max_rounds=max_rounds, how="resample", temperature=temperature, accept=accept, **gate
             )
+        yield RefinementConfig(max_rounds=1, how="constrain", accept=accept, **gate)
 
 
 def thresholds(drafts: Sequence[Refinement], samples: Sequence[Sample]) -> list[float]:
@@ -158,6 +161,17 @@ def can_score(engine: Engine, samples: Sequence[Sample], drafts: Sequence[Refine
         engine.score([to_prompt(samples[0])], [drafts[0].draft])
     except RequestError as error:
         log.info("accept=likelier is left out: %s", error)
+        return False
+    return True
+
+
+def can_constrain(engine: Engine, samples: Sequence[Sample], prompt: PromptConfig, params: SamplingParams) -> bool:
+    """Whether the engine can keep answers to their tools, tried with the first sample."""
+    config = RefinementConfig(max_rounds=1, how="constrain")
+    try:
+        refine(engine, [to_prompt(sample) for sample in samples[:1]], config, prompt, params)
+    except ConfigError as error:
+        log.info("how=constrain is left out: %s", error)
         return False
     return True
 

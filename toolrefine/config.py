@@ -258,15 +258,17 @@ class RefinementConfig(Record):
     the mean log-probability is below min_logprob."""
     min_logprob: float = Field(default=-0.1, le=0.0)
     """uncertain: natural logarithm, mean over the tokens of an answer. Certain where a server does not tell it."""
-    how: Literal["ask", "explain", "resample"] = "ask"
+    how: Literal["ask", "explain", "resample", "constrain"] = "ask"
     """ask: with prompt.refine. explain: what is wrong with an invalid answer is said before that. resample: the model
-    sees nothing of its answers; each round is another sample, as long as `when` does not let the standing answer go."""
+    sees nothing of its answers; each round is another sample, as long as `when` does not let the standing answer go.
+    constrain: nor does it here; one round, in which it can only say what fits the tools, see engine.constrain."""
     temperature: float = Field(default=0.7, gt=0.0)
     """resample: of the samples."""
     accept: Literal["always", "valid", "likelier"] = "always"
     """Which answers replace the one that stands. valid: those that can be read and fit the schema of their tools.
     likelier: a valid one an invalid one; where both are valid or both are not, the one that the model finds likelier
-    with and without the other in its prompt, which takes two scoring passes a changed answer (resample: none)."""
+    with and without the other in its prompt, which takes two scoring passes a changed answer (resample and constrain:
+    without, and none)."""
     stop: Literal["unchanged", "never"] = "unchanged"
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
 
@@ -367,6 +369,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: {describe(error)}") from None
     if config.rollout.waves is True and config.selection.policy != "solvable":
         raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
+    if config.refinement.how == "constrain" and config.engine.kind == "openai":
+        raise ConfigError(f"{path}: refinement.how=constrain needs engine.kind=transformers; take resample")
     return config
 
 

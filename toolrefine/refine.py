@@ -54,10 +54,13 @@ class Rounds:
         """What has to be scored before it can go on."""
         self.num_scored = 0
 
-    @property
-    def is_sampled(self) -> bool:
-        """Whether what is asked next is sampled, at config.temperature."""
-        return self.config.how == "resample" and bool(self.completions)
+    def params(self, params: SamplingParams) -> SamplingParams:
+        """How what is asked next is sampled, where drafts are sampled by params."""
+        if not self.completions or not asks_afresh(self.config):
+            return params
+        if self.config.how == "constrain":
+            return params.model_copy(update={"constrain": True})
+        return params.model_copy(update={"temperature": self.config.temperature})
 
     def take(self, completion: Completion) -> Prompt | None:
         """Take an answer. Returns what to ask next: None at the end, and as long as there are questions."""
@@ -109,22 +112,22 @@ def answer_all(
         return following
 
     while asked:
-        for is_sampled in (False, True):
-            places = [place for place in asked if going[place].is_sampled is is_sampled]
-            if not places:
-                continue
+        alike: dict[SamplingParams, list[int]] = {}
+        for place in asked:
+            alike.setdefault(going[place].params(params), []).append(place)
+        for their_params, places in alike.items():
 
             def follow(
-                index: int, chain: Sequence[Completion], places: list[int] = places, is_sampled: bool = is_sampled
+                index: int,
+                chain: Sequence[Completion],
+                places: list[int] = places,
+                their_params: SamplingParams = their_params,
             ) -> Prompt | None:
                 place = places[index]
                 following = turn_to(place, going[place].take(chain[-1]))
-                return following if following and going[place].is_sampled is is_sampled else None
+                return following if following and going[place].params(params) == their_params else None
 
-            temperature = going[places[0]].config.temperature if is_sampled else params.temperature
-            engine.chain(
-                [asked[place] for place in places], params.model_copy(update={"temperature": temperature}), follow
-            )
+            engine.chain([asked[place] for place in places], their_params, follow)
         waiting = {place: rounds.questions for place, rounds in going.items() if rounds.questions}
         pairs = [pair for asked_here in waiting.values() for pair in asked_here]
         scores = iter(
@@ -143,11 +146,11 @@ def next_round(
 ) -> Prompt | None:
     """What to ask after these answers, None where refinement ends with them.
 
-    Under how = resample it is to be sampled at config.temperature. likelier is for accept = likelier, see is_likelier.
+    Rounds.params tells how it is to be sampled. likelier is for accept = likelier, see is_likelier.
     """
     if stop_reason(rounds, prompt.tools, config, likelier):
         return None
-    if config.how == "resample":
+    if asks_afresh(config):
         return prompt.model_copy(update={"id": f"{prompt.id}/round-{len(rounds)}"})
     return refinement_prompt(prompt, rounds[-1], len(rounds), prompt_config, explain=config.how == "explain")
 
@@ -187,7 +190,7 @@ def stop_reason(
     if answer.had_no_room:
         return StopReason.NO_ROOM if earlier else StopReason.MAX_ROUNDS
     rejected = rejected_rounds(rounds, tools, config, likelier)
-    if config.how == "resample":
+    if asks_afresh(config):
         # Another sample may always be better: neither one that is rejected nor the same fault again ends the rounds.
         answer = next(each for number, each in reversed([*enumerate(rounds)]) if number not in rejected)
     elif config.stop == "unchanged" and earlier and same_calls(earlier[-1], answer):
@@ -198,11 +201,16 @@ def stop_reason(
         config.accept == "likelier" or any(find_fault(each, tools) is None for each in earlier)
     ):
         return StopReason.REJECTED
-    if len(rounds) > config.max_rounds:
+    if len(rounds) > (min(1, config.max_rounds) if config.how == "constrain" else config.max_rounds):
         return StopReason.MAX_ROUNDS
     if not wants_refinement(answer, tools, config):
         return StopReason.GATED
     return None
+
+
+def asks_afresh(config: RefinementConfig) -> bool:
+    """Whether the model sees nothing of its answers when it is asked again."""
+    return config.how in ("resample", "constrain")
 
 
 def wants_refinement(answer: Completion, tools: Sequence[Tool], config: RefinementConfig) -> bool:
@@ -234,7 +242,7 @@ def rejected_rounds(
         is_settled = config.accept == "valid" or is_valid is not (find_fault(standing, tools) is None)
         if is_settled or answer.had_no_room:
             is_accepted = is_valid
-        elif config.how == "resample":
+        elif asks_afresh(config):
             is_accepted = (total_logprob(answer) or 0.0) > (total_logprob(standing) or 0.0)
         elif number <= len(likelier):
             is_accepted = likelier[number - 1]
@@ -251,7 +259,7 @@ def questions(
     prompt: Prompt, rounds: Sequence[Completion], config: RefinementConfig, prompt_config: PromptConfig
 ) -> list[Question]:
     """What has to be scored before accept = likelier can judge the last of these answers; see is_likelier."""
-    if config.accept != "likelier" or config.how == "resample" or len(rounds) < 2:
+    if config.accept != "likelier" or asks_afresh(config) or len(rounds) < 2:
         return []
     draft, answer = rounds[-2:]
     is_settled = (find_fault(draft, prompt.tools) is None) is not (find_fault(answer, prompt.tools) is None)

@@ -33,6 +33,8 @@ class SamplingParams(Record):
     max_new_tokens: int = Field(default=512, ge=1)
     seed: int = 0
     """With prompt id and completion index the whole source of randomness."""
+    constrain: bool = False
+    """As engine.constrain, for these samples alone."""
 
 
 class Engine(Protocol):
@@ -42,6 +44,8 @@ class Engine(Protocol):
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
     ) -> list[list[Completion]]:
         """N completions of each prompt, in the order of the prompts.
+
+        Raises ConfigError where params.constrain is set and this engine cannot.
 
         With accept, completions may be sampled in waves of wave_sizes(n): a prompt then ends with the first wave that
         holds an accepted one, and has fewer. Completion i is the same either way.

@@ -43,6 +43,8 @@ from toolrefine.types import Checkpoint, Completion, Prompt
 
 log = logging.getLogger(__name__)
 
+NO_CONSTRAINT = "answers are constrained in this process only; a server has settings of its own for that"
+
 Way = Literal["tokens", "text", "chat"]
 PATHS: dict[Way, str] = {"tokens": "completions", "text": "completions", "chat": "chat/completions"}
 
@@ -112,7 +114,7 @@ class OpenAIEngine:
             WorkError: it does not answer, or the started one does not get ready.
         """
         if config.constrain:
-            raise ConfigError("engine.constrain: works in this process only; a server has settings of its own for that")
+            raise ConfigError(NO_CONSTRAINT)
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         chat = Chat(tokenizer, prompt, generation_eos_ids(checkpoint))
         answers = Answers(config.answers, checkpoint, prompt)
@@ -204,6 +206,8 @@ class OpenAIEngine:
 
     def _run(self, waves_of: Sequence[Iterator[Wave]], params: SamplingParams) -> None:
         """Ask for the waves of each place, one after the other; those of different places wait for no other's."""
+        if params.constrain:
+            raise ConfigError(NO_CONSTRAINT)
         places: dict[Future[None], int] = {}
         num_open = [0] * len(waves_of)
         done: SimpleQueue[Future[None]] = SimpleQueue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,8 @@ class TransformersEngine:
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        self.constraint = (
-            Constraint(self.chat, model.get_output_embeddings().weight.shape[0]) if config.constrain else None
-        )
+        if config.constrain:
+            self.constraint  # noqa: B018 - what cannot be constrained is told before any work
         way = type(self.decoder).__name__ if self.decoder else "the model's own generate"
         log.info("calls are written as %s; decoding: %s", self.chat.format.name, way)
 
@@ -63,6 +62,11 @@ class TransformersEngine:
         model = load_model(checkpoint, dtype=dtype, device=device, trust_remote_code=config.trust_remote_code)
         tokenizer = load_tokenizer(checkpoint, trust_remote_code=config.trust_remote_code)
         return cls(model, tokenizer, config, prompt)
+
+    @cached_property
+    def constraint(self) -> Constraint:
+        """Keeps answers to their tools."""
+        return Constraint(self.chat, self.model.get_output_embeddings().weight.shape[0])
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -139,7 +143,7 @@ class TransformersEngine:
             on_wave=lambda wave: answers.extend(self._complete(prompt, wave)),
             next_wave=lambda num_done: () if num_done else indices,
             noise=lambda index: noise(prompt.id, index, params),
-            guide=self.constraint.guide(prompt.tools) if self.constraint else None,
+            guide=self.constraint.guide(prompt.tools) if self.config.constrain or params.constrain else None,
         )
 
     @torch.inference_mode()
