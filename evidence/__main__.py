@@ -1,0 +1,110 @@
+"""Run the studies of docs/evidence.md, and write it.
+
+python -m evidence run                        # everything: hours on four cores; goes on where it was stopped
+python -m evidence run noise shift --jobs 2
+python -m evidence run noise --held-out 300 --seeds 1 --out runs/small --results runs/small
+python -m evidence write                      # docs/evidence.md and its plots, from evidence/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from evidence.cells import Scale, Work, run_cells
+from evidence.policies import run_policy_cell
+from evidence.trainings import FULL, run_training_cell
+from toolrefine.datasets.toolworld import generate
+from toolrefine.types import Checkpoint
+
+RESULTS = Path(__file__).parent / "results"
+NOISE_RATES = (0.0, 0.1, 0.2, 0.4)
+FAMILIAR, SHIFTED = "observatory", "brewery"
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.command == "write":
+        from evidence.page import write_page
+
+        write_page(arguments.results, arguments.page)
+        return
+    os.environ.update({"OMP_NUM_THREADS": "1", **QUIET})
+    scale = Scale(num_held_out=arguments.held_out, num_dev=max(1, arguments.held_out // 2))
+    for study in arguments.studies or STUDIES:
+        cells = list(STUDIES[study](arguments.out / study, study, range(arguments.seeds), scale))
+        results = arguments.results / f"{study}.jsonl"
+        run_cells([folder for folder, _ in cells], [work for _, work in cells], results, arguments.jobs)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}; all by default")
+    run.add_argument("--seeds", type=int, default=3)
+    run.add_argument("--held-out", type=int, default=3_000, help="samples that every arm answers")
+    run.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells side by side, one core each")
+    run.add_argument("--out", type=Path, default=Path("runs/evidence"), help="models and answers")
+    write = commands.add_parser("write")
+    write.add_argument("--page", type=Path, default=Path("docs/evidence.md"))
+    for command in (run, write):
+        command.add_argument("--results", type=Path, default=RESULTS, help="verdicts, which the page is written from")
+    arguments = parser.parse_args()
+    unknown = [name for name in getattr(arguments, "studies", []) if name not in STUDIES]
+    if unknown:
+        parser.error(f"no study {unknown[0]!r}; there are {', '.join(STUDIES)}")
+    return arguments
+
+
+def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+    """1: wrong labels, in a domain that is new to the model but like those it knows."""
+    for seed in seeds:
+        for rate in NOISE_RATES:
+            yield training_cell(out, study, f"{rate:.0%}", FAMILIAR, rate, seed, scale)
+
+
+def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+    """2: a domain unlike all that the model knows."""
+    for seed in seeds:
+        for rate in (0.0, 0.2):
+            yield training_cell(out, study, f"{rate:.0%}", SHIFTED, rate, seed, scale)
+
+
+def training_cell(
+    out: Path, study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale
+) -> tuple[Path, Work]:
+    work = partial(
+        run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
+    )
+    return out / f"{round(rate * 100)}-{seed}", work
+
+
+def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+    """3: refinement policies on the base, and on models that have been trained on refining their own drafts."""
+    for seed in seeds:
+        for domain in (FAMILIAR, SHIFTED):
+            source = "noise" if domain == FAMILIAR else "shift"
+            trained = out.parent / source / f"20-{seed}" / FULL / f"iterations/{scale.num_iterations:03d}/model"
+            for name, model in {"base": "nano", "trained": str(trained)}.items():
+                work = partial(
+                    run_policy_cell,
+                    study=study,
+                    condition=f"{domain}, {name}",
+                    checkpoint=Checkpoint(model=model),
+                    dev=list(generate(domain, scale.num_dev, 3_000 + seed)),
+                    held_out=list(generate(domain, scale.num_held_out, 4_000 + seed)),
+                    seed=seed,
+                    scale=scale,
+                )
+                yield out / f"{domain}-{name}-{seed}", work
+
+
+STUDIES = {"noise": noise_cells, "shift": shift_cells, "policies": policy_cells}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The unit of work: one study under one condition with one seed, in a process and a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from toolrefine.rundir import write_json
+from toolrefine.types import Record
+
+
+class Scale(Record):
+    """How much of everything."""
+
+    num_held_out: int = 3_000
+    num_pool: int = 400
+    num_dev: int = 1_500
+    """Samples that a policy is chosen on."""
+    steps: int = 50
+    """Optimizer steps of an iteration."""
+    num_iterations: int = 3
+    k: int = 8
+
+
+class Arm(Record):
+    """One way to answer the held-out samples."""
+
+    name: str
+    verdicts: str
+    """Whether each answer is right, 1 or 0, in the order of the samples."""
+    calls: float = 1.0
+    """Calls of the model a sample, scoring passes among them."""
+    tokens: float = 0.0
+    """Sampled tokens a sample; 0 where they were not counted."""
+    facts: dict[str, Any] = {}
+
+    @property
+    def rights(self) -> list[bool]:
+        """The verdicts."""
+        return [mark == "1" for mark in self.verdicts]
+
+
+class Cell(Record):
+    """What came of one cell."""
+
+    study: str
+    condition: str
+    seed: int
+    arms: tuple[Arm, ...]
+    facts: dict[str, Any] = {}
+    """Of the condition, such as the number of wrong labels."""
+    scale: Scale
+
+
+Work = Callable[[Path], Cell]
+"""Does the work of a cell in a folder; it may take up what it finds there."""
+
+
+def marks(rights: Iterable[bool]) -> str:
+    """Verdicts as Arm has them."""
+    return "".join("01"[right] for right in rights)
+
+
+def run_cells(folders: Sequence[Path], works: Sequence[Work], results: Path, jobs: int) -> None:
+    """Run the cells that have no result yet, several side by side, and collect all results in one file."""
+    todo = [(folder, work) for folder, work in zip(folders, works, strict=True) if not result_of(folder).exists()]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=use_one_thread) as pool:
+        running = {pool.submit(partial(run_cell, work), folder): folder for folder, work in todo}
+        for number, done in enumerate(as_completed(running), 1):
+            done.result()
+            print(f"{number} of {len(todo)}: {running[done]}", flush=True)
+            collect(folders, results)
+    collect(folders, results)
+
+
+def run_cell(work: Work, folder: Path) -> None:
+    """Do the work of a cell and keep its result."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(result_of(folder), work(folder).model_dump(mode="json"))
+
+
+def use_one_thread() -> None:
+    """Cells run side by side: more threads would only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def result_of(folder: Path) -> Path:
+    """Where a cell's result is."""
+    return folder / "cell.json"
+
+
+def collect(folders: Iterable[Path], results: Path) -> None:
+    """Put the results that there are into one file, a line a cell."""
+    lines = [result_of(folder) for folder in folders]
+    cells = [Cell.model_validate_json(path.read_text()) for path in lines if path.exists()]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = results.with_name(results.name + ".partial")
+    partial_path.write_text("".join(cell.model_dump_json(exclude_defaults=True) + "\n" for cell in cells))
+    partial_path.replace(results)
+
+
+def read_cells(results: Path) -> list[Cell]:
+    """The cells of a study; none where it has not been run."""
+    return [Cell.model_validate_json(line) for line in results.read_text().splitlines()] if results.exists() else []

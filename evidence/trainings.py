@@ -1,0 +1,142 @@
+"""Studies 1 and 2: what selection and iteration are worth, with wrong labels and in a domain unlike the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evidence.cells import Arm, Cell, Scale, marks
+from toolrefine.ablation.variants import share_stages
+from toolrefine.config import Config
+from toolrefine.datasets.export import write_samples
+from toolrefine.datasets.toolworld import generate
+from toolrefine.loop import train
+from toolrefine.rundir import evaluation_stage, open_run
+from toolrefine.summary import load, summarize
+from toolrefine.types import EvalItem
+
+HELD_OUT = "held-out"
+FULL, ONE_ROUND, FRONTIER, ORACLE, NO_REFINEMENT = "full", "one-round", "frontier", "oracle", "no-refinement-data"
+
+
+def run_training_cell(
+    folder: Path, *, study: str, condition: str, domain: str, noise: float, seed: int, scale: Scale
+) -> Cell:
+    """Train every arm in folders that resume, and measure it on the same held-out samples.
+
+    Arms, all of equally many optimizer steps: plain SFT on the pool as labelled; one round of selection; iterated
+    selection, without refinement data and with; the frontier; and an oracle, plain SFT on the right labels alone.
+    """
+    configs = dict(build_configs(folder, domain, noise, seed, scale))
+    full = configs[FULL]
+    for name, config in configs.items():
+        with open_run(folder / name, config) as run:
+            if name != FULL:
+                share_stages(folder / FULL, full, run.path, config)
+            train(config, run)
+    found = summarize(folder / FULL)
+    arms = [
+        answered("base", folder / FULL / "iterations/000"),
+        answered("plain SFT", folder / FULL / "baseline"),
+    ]
+    for each in found.iterations:
+        trained = folder / FULL / f"iterations/{each.iteration:03d}"
+        arms.append(answered(f"iteration {each.iteration}", trained, **facts_of(each)))
+    for name in [name for name in configs if name != FULL]:
+        last = summarize(folder / name).iterations[-1]
+        facts = {} if name == ORACLE else facts_of(last)
+        arms.append(answered(name.replace("-", " "), folder / name / f"iterations/{last.iteration:03d}", **facts))
+    facts = {"num_samples": found.num_samples, "num_wrong_labels": found.num_wrong_labels or 0}
+    return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
+
+
+def build_configs(folder: Path, domain: str, noise: float, seed: int, scale: Scale) -> Iterator[tuple[str, Config]]:
+    """Folder -> config of each training; that of the full method first, from which others take what is equal."""
+    full = Config.model_validate(
+        {
+            "model": "nano",
+            "seed": seed,
+            "num_iterations": scale.num_iterations,
+            "baseline": True,
+            "datasets": [pool_of(domain, noise, seed, scale)],
+            "engine": {"max_batch_rows": 512},
+            "rollout": {"k": scale.k, "max_new_tokens": 96, "chunk_size": scale.num_pool, "waves": False},
+            "selection": {"stop_when_stalled": False},
+            "sft": {
+                "learning_rate": 1e-3,
+                "batch_size": 16,
+                "max_steps": scale.steps,
+                "dtype": "bfloat16",
+                "checkpoint_steps": 1000,
+            },
+            "refinement": {"max_rounds": 0},
+            "evaluation": {
+                "chunk_size": 1000,
+                "max_new_tokens": 96,
+                "datasets": [
+                    {
+                        "format": "toolworld",
+                        "name": HELD_OUT,
+                        "domain": domain,
+                        "size": scale.num_held_out,
+                        "seed": 2_000 + seed,
+                    }
+                ],
+            },
+        }
+    )
+    yield FULL, full
+    alone = full.model_copy(update={"baseline": False})
+    all_steps = alone.sft.model_copy(update={"max_steps": scale.steps * scale.num_iterations})
+    without = alone.corpus.model_copy(update={"refine_per_sample": 0})
+    yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
+    yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
+    frontier = alone.selection.model_copy(update={"policy": "frontier"})
+    yield FRONTIER, alone.model_copy(update={"selection": frontier})
+    if not noise:
+        return  # plain SFT is the oracle
+    everything = alone.selection.model_copy(update={"policy": "all"})
+    clean_pool = write_clean_pool(folder, domain, noise, seed, scale)
+    clean = Config.model_validate({**full.model_dump(), "datasets": [clean_pool]})
+    yield (
+        ORACLE,
+        alone.model_copy(
+            update={
+                "num_iterations": 1,
+                "datasets": clean.datasets,
+                "selection": everything,
+                "corpus": without,
+                "rollout": alone.rollout.model_copy(update={"k": 1}),
+                "sft": all_steps,
+            }
+        ),
+    )
+
+
+def pool_of(domain: str, noise: float, seed: int, scale: Scale) -> dict[str, Any]:
+    """The data set to train on."""
+    size = scale.num_pool
+    return {"format": "toolworld", "domain": domain, "size": size, "seed": 1_000 + seed, "wrong_label_rate": noise}
+
+
+def write_clean_pool(folder: Path, domain: str, noise: float, seed: int, scale: Scale) -> dict[str, Any]:
+    """The same pool without the samples whose label is wrong, as a file."""
+    path = folder / "right-labels.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = generate(domain, scale.num_pool, 1_000 + seed, noise)
+    write_samples(path, (sample for sample in samples if sample.meta["label"] == "ok"))
+    return {"format": "canonical", "source": str(path)}
+
+
+def answered(name: str, folder: Path, **facts: Any) -> Arm:
+    """An arm from the answers of a model to the held-out samples."""
+    items: list[EvalItem] = load(folder, evaluation_stage(HELD_OUT))
+    tokens = sum(item.refinement.num_tokens for item in items) / len(items)
+    return Arm(name=name, verdicts=marks(item.scores[0].correct for item in items), tokens=tokens, facts=facts)
+
+
+def facts_of(iteration: Any) -> dict[str, Any]:
+    """What was selected and suspected in an iteration."""
+    names = ("num_selected", "num_wrong_selected", "num_entered", "num_suspects", "num_wrong_suspects")
+    return {name: getattr(iteration, name) for name in names if getattr(iteration, name) is not None}
