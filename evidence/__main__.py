@@ -34,7 +34,12 @@ def main() -> None:
         write_page(arguments.results, arguments.page)
         return
     os.environ.update({"OMP_NUM_THREADS": "1", **QUIET})
-    scale = Scale(num_held_out=arguments.held_out, num_dev=max(1, arguments.held_out // 2))
+    scale = Scale(
+        num_held_out=arguments.held_out,
+        num_dev=max(1, arguments.held_out // 2),
+        num_pool=arguments.pool,
+        steps=arguments.steps,
+    )
     for study in arguments.studies or STUDIES:
         cells = list(STUDIES[study](arguments.out / study, study, range(arguments.seeds), scale))
         results = arguments.results / f"{study}.jsonl"
@@ -48,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}; all by default")
     run.add_argument("--seeds", type=int, default=3)
     run.add_argument("--held-out", type=int, default=3_000, help="samples that every arm answers")
+    run.add_argument("--pool", type=int, default=400, help="samples to train on")
+    run.add_argument("--steps", type=int, default=50, help="optimizer steps of an iteration")
     run.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells side by side, one core each")
     run.add_argument("--out", type=Path, default=Path("runs/evidence"), help="models and answers")
     write = commands.add_parser("write")

@@ -8,15 +8,15 @@ from typing import Any
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.ablation.variants import share_stages
-from toolrefine.config import Config
+from toolrefine.config import Config, EvaluationConfig
 from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
-from toolrefine.loop import train
-from toolrefine.rundir import evaluation_stage, open_run
+from toolrefine.loop import load_held_out, measure, train
+from toolrefine.rundir import RunDir, evaluation_stage, open_run
 from toolrefine.summary import load, summarize
 from toolrefine.types import EvalItem
 
-HELD_OUT = "held-out"
+HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, FRONTIER, ORACLE, NO_REFINEMENT = "full", "one-round", "frontier", "oracle", "no-refinement-data"
 
 
@@ -28,13 +28,15 @@ def run_training_cell(
     Arms, all of equally many optimizer steps: plain SFT on the pool as labelled; one round of selection; iterated
     selection, without refinement data and with; the frontier; and an oracle, plain SFT on the right labels alone.
     """
-    configs = dict(build_configs(folder, domain, noise, seed, scale))
-    full = configs[FULL]
-    for name, config in configs.items():
+    full = build_full(domain, noise, seed, scale)
+    with open_run(folder / FULL, full) as run:
+        train(full, run)
+    others = dict(build_others(full, folder, domain, noise, seed, scale))
+    for name, config in others.items():
         with open_run(folder / name, config) as run:
-            if name != FULL:
-                share_stages(folder / FULL, full, run.path, config)
-            train(config, run)
+            share_stages(folder / FULL, full, run.path, config)
+            model = train(config, run)
+            measure(model, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
     found = summarize(folder / FULL)
     arms = [
         answered("base", folder / FULL / "iterations/000"),
@@ -43,17 +45,16 @@ def run_training_cell(
     for each in found.iterations:
         trained = folder / FULL / f"iterations/{each.iteration:03d}"
         arms.append(answered(f"iteration {each.iteration}", trained, **facts_of(each)))
-    for name in [name for name in configs if name != FULL]:
-        last = summarize(folder / name).iterations[-1]
-        facts = {} if name == ORACLE else facts_of(last)
-        arms.append(answered(name.replace("-", " "), folder / name / f"iterations/{last.iteration:03d}", **facts))
+    for name in others:
+        facts = {} if name == ORACLE else facts_of(summarize(folder / name).iterations[-1])
+        arms.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
     facts = {"num_samples": found.num_samples, "num_wrong_labels": found.num_wrong_labels or 0}
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
 
 
-def build_configs(folder: Path, domain: str, noise: float, seed: int, scale: Scale) -> Iterator[tuple[str, Config]]:
-    """Folder -> config of each training; that of the full method first, from which others take what is equal."""
-    full = Config.model_validate(
+def build_full(domain: str, noise: float, seed: int, scale: Scale) -> Config:
+    """The full method, and plain SFT beside it."""
+    return Config.model_validate(
         {
             "model": "nano",
             "seed": seed,
@@ -86,8 +87,13 @@ def build_configs(folder: Path, domain: str, noise: float, seed: int, scale: Sca
             },
         }
     )
-    yield FULL, full
-    alone = full.model_copy(update={"baseline": False})
+
+
+def build_others(
+    full: Config, folder: Path, domain: str, noise: float, seed: int, scale: Scale
+) -> Iterator[tuple[str, Config]]:
+    """Folder -> config of the other trainings. They measure nothing: only their last model answers."""
+    alone = full.model_copy(update={"baseline": False, "evaluation": EvaluationConfig()})
     all_steps = alone.sft.model_copy(update={"max_steps": scale.steps * scale.num_iterations})
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})

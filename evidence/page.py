@@ -1,0 +1,275 @@
+"""docs/evidence.md and its plots, from result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import jinja2
+
+from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_valid
+from evidence.cells import Arm, read_cells
+from evidence.plots import plot_costs, plot_growth, plot_noise
+from toolrefine.intervals import Paired
+from toolrefine.scoreboard import interval, percent
+
+TEMPLATE = "evidence.md.j2"
+GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
+FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
+MET = {True: "met", False: "**not met**"}
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page, and the plots into a folder of its name beside it."""
+    plots = page.with_suffix("")
+    noise, shift, policies = (
+        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies")
+    )
+    if noise:
+        plot_noise(noise, plots / "noise.svg")
+    if shift:
+        plot_growth(shift, plots / "shift.svg")
+    for group in policies:
+        plot_costs(group, plots / plot_name(group))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        autoescape=False,  # noqa: S701 - Markdown of our own figures
+    )
+    text = environment.get_template(TEMPLATE).render(
+        goals=table(("aim", "found", ""), [*training_goals(noise, shift), *policy_goals(policies)]),
+        noise=training_tables(noise),
+        noise_labels=label_table(noise),
+        shift=training_tables(shift),
+        shift_labels=label_table(shift),
+        policies=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in policies],
+        sizes=describe(noise + shift + policies),
+        plots=plots.name,
+    )
+    page.write_text(text, encoding="utf-8")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown; the first column to the left, numbers to the right."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def training_tables(groups: Sequence[Group]) -> str:
+    """Every arm of every condition against plain SFT."""
+    compared = [
+        (group, name, group.compare("plain SFT", name))
+        for group in groups
+        for name in group.arm_names
+        if name != "plain SFT"
+    ]
+    p_values = dict(
+        zip(
+            [(group.condition, name) for group, name, _ in compared],
+            corrected([pair for *_, pair in compared]),
+            strict=True,
+        )
+    )
+    rows = []
+    for group in groups:
+        for number, name in enumerate(group.arm_names):
+            accuracy = group.accuracy(name)
+            against = [""] * 5
+            if name != "plain SFT":
+                pair = group.compare("plain SFT", name)
+                seeds = " ".join(f"{100 * each:+.1f}" for each in group.differences("plain SFT", name))
+                against = [*points(pair), seeds, f"{p_values[group.condition, name]:.2g}"]
+            rows.append(["" if number else group.condition, name, percent(accuracy), interval(accuracy), *against])
+    return table(
+        ("wrong labels", "arm", "right, %", "95 %", "against plain SFT", "95 %", "fixed / broken", "by seed", "Holm"),
+        rows,
+    )
+
+
+def points(pair: Paired) -> list[str]:
+    """Difference, its interval, fixed and broken."""
+    return [f"{100 * pair.difference:+.1f}", interval(pair), f"{pair.fixed} / {pair.broken}"]
+
+
+def label_table(groups: Sequence[Group]) -> str:
+    """What was selected, and which labels were doubted, iteration by iteration."""
+    rows = []
+    for group in groups:
+        facts = group.cells[0].facts
+        wrong = sum(cell.facts["num_wrong_labels"] for cell in group.cells) / len(group.cells)
+        for name in [each for each in group.arm_names if each.startswith("iteration ") or each == "frontier"]:
+            selected, kept, suspects, right = (group.mean(name, partial(fact, key)) for key in FACTS)
+            rows.append(
+                [
+                    group.condition,
+                    name,
+                    f"{selected:.0f} of {facts['num_samples']}",
+                    f"{kept:.1f} of {wrong:.0f}",
+                    f"{suspects:.0f}",
+                    f"{100 * right / suspects:.0f} %" if suspects else "",
+                    f"{100 * right / wrong:.0f} %" if wrong else "",
+                ]
+            )
+    columns = (
+        "wrong labels",
+        "before training",
+        "selected",
+        "wrong ones among them",
+        "suspects",
+        "precision",
+        "recall",
+    )
+    return table(columns, rows)
+
+
+def fact(key: str, arm: Arm) -> float:
+    """A fact of an arm; 0 where it does not have it."""
+    return float(arm.facts.get(key, 0))
+
+
+def policy_table(group: Group) -> str:
+    """Every way to answer against the greedy draft: on all samples, and on those with a valid or an invalid draft."""
+    names = [name for name in group.arm_names if name != "draft"]
+    p_values = corrected([group.compare("draft", name) for name in names])
+    places: tuple[Where, ...] = (where_valid, where_invalid)
+    rows = [
+        [
+            "draft",
+            percent(group.accuracy("draft")),
+            "",
+            "",
+            "",
+            *(percent(group.accuracy("draft", where)) for where in places),
+            "1.00",
+            f"{group.mean('draft', tokens):.0f}",
+            "",
+        ]
+    ]
+    for name, p_value in zip(names, p_values, strict=True):
+        pair = group.compare("draft", name)
+        split = [group.compare("draft", name, where) for where in places]
+        rows.append(
+            [
+                name,
+                percent(group.accuracy(name)),
+                *points(pair),
+                *(f"{100 * each.difference:+.1f}" for each in split),
+                f"{group.mean(name, calls):.2f}",
+                f"{group.mean(name, tokens):.0f}",
+                f"{p_value:.2g}",
+            ]
+        )
+    columns = (
+        "",
+        "right, %",
+        "points",
+        "95 %",
+        "fixed / broken",
+        "valid drafts",
+        "invalid drafts",
+        "calls",
+        "tokens",
+        "Holm",
+    )
+    return table(columns, rows)
+
+
+def training_goals(noise: Sequence[Group], shift: Sequence[Group]) -> Iterator[list[str]]:
+    """The aims of the first two studies."""
+    for group in noise:
+        last = last_iteration(group)
+        if group.condition == GOAL_NOISE:
+            yield goal(
+                "20 % wrong labels: iterated selection at least 7 points above plain SFT",
+                group,
+                "plain SFT",
+                last,
+                0.07,
+            )
+            yield goal("20 % wrong labels: within 1 point of the oracle", group, "oracle", last, -0.01)
+        elif group.condition == GOAL_CLEAN:
+            yield goal("no wrong labels: at most 0.5 points below plain SFT", group, "plain SFT", last, -0.005)
+    for group in shift:
+        last = last_iteration(group)
+        yield goal(
+            f"another domain, {group.condition} wrong labels: at least 15 points above the base",
+            group,
+            "base",
+            last,
+            0.15,
+        )
+        yield goal(
+            f"another domain, {group.condition} wrong labels: not behind plain SFT", group, "plain SFT", last, 0.0
+        )
+
+
+def last_iteration(group: Group) -> str:
+    """The arm of the last iteration."""
+    return max(name for name in group.arm_names if name.startswith("iteration "))
+
+
+def goal(aim: str, group: Group, before: str, after: str, at_least: float) -> list[str]:
+    """A line of the table of aims."""
+    pair = group.compare(before, after)
+    return [aim, f"{100 * pair.difference:+.1f} ({interval(pair)}), n = {pair.n:,}", MET[pair.difference >= at_least]]
+
+
+def policy_goals(groups: Sequence[Group]) -> Iterator[list[str]]:
+    """The aims of the third study, for the calibrated policy."""
+    for group in groups:
+        where = f"{group.condition}: the calibrated policy"
+        pair = group.compare("draft", "calibrated")
+        cost = group.mean("calibrated", calls)
+        broken = pair.broken / pair.n
+        yield [
+            f"{where} at least 3 points above the drafts, 1.5 calls and 0.1 % broken at most",
+            f"{100 * pair.difference:+.1f} ({interval(pair)}), {cost:.2f} calls, {100 * broken:.2f} % broken",
+            MET[pair.difference >= 0.03 and cost <= 1.5 and broken <= 0.001],
+        ]
+        valid = group.compare("draft", "calibrated", where_valid)
+        yield [
+            f"{where} at least 1 point above valid drafts",
+            f"{100 * valid.difference:+.1f} ({interval(valid)}), n = {valid.n:,}",
+            MET[valid.difference >= 0.01],
+        ]
+        rivals = [
+            name
+            for name in group.arm_names
+            if name.startswith(("vote of", "best of", "constrained", "draft"))
+            and group.mean(name, calls) <= max(2.0, cost)
+        ]
+        best = max(rivals, key=lambda name: group.accuracy(name).accuracy)
+        ahead = group.compare(best, "calibrated")
+        yield [
+            f"{where} ahead of every other use of two calls at most",
+            f"{100 * ahead.difference:+.1f} ({interval(ahead)}) against *{best}*",
+            MET[ahead.difference > 0],
+        ]
+
+
+def calls(arm: Arm) -> float:
+    """Calls a sample."""
+    return arm.calls
+
+
+def tokens(arm: Arm) -> float:
+    """Sampled tokens a sample."""
+    return arm.tokens
+
+
+def plot_name(group: Group) -> str:
+    """The file of a condition's plot."""
+    return f"policies-{group.condition.replace(', ', '-')}.svg"
+
+
+def describe(groups: Sequence[Group]) -> str:
+    """How many seeds and samples there are."""
+    if not groups:
+        return "nothing has been run"
+    seeds = sorted({len(group.cells) for group in groups})
+    sizes = sorted({len(cell.arms[0].verdicts) for group in groups for cell in group.cells})
+    counted = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    return f"{counted} seeds, n = {' or '.join(f'{n:,}' for n in sizes)} held out a seed"

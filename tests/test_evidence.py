@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evidence.__main__ import STUDIES
+from evidence.analysis import group_cells, where_invalid, where_valid
+from evidence.cells import Arm, Cell, Scale, collect, marks, read_cells, result_of, run_cell
+from evidence.page import write_page
+from evidence.policies import POLICIES, run_policy_cell
+from evidence.trainings import run_training_cell
+from toolrefine.datasets.toolworld import generate
+from toolrefine.intervals import paired
+from toolrefine.types import Checkpoint
+
+TINY = Scale(num_held_out=12, num_pool=12, num_dev=6, steps=2, num_iterations=2, k=2)
+ARMS = ("base", "plain SFT", "iteration 1", "iteration 2", "one round", "no refinement data", "frontier", "oracle")
+
+
+def made_up(study: str, condition: str, seed: int, names: tuple[str, ...], n: int = 40) -> Cell:
+    rng = Random(f"{study}/{condition}/{seed}")
+    arms = [
+        Arm(name=name, verdicts=marks(rng.random() < 0.6 for _ in range(n)), facts={"num_selected": 3})
+        for name in names
+    ]
+    facts = {"num_samples": 12, "num_wrong_labels": 2, "invalid": marks(rng.random() < 0.3 for _ in range(n))}
+    return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=TINY)
+
+
+def write_all(results: Path) -> None:
+    results.mkdir()
+    for study, conditions, names in (
+        ("noise", ("0%", "20%"), ARMS),
+        ("shift", ("20%",), ARMS),
+        ("policies", ("observatory, base",), ("draft", *POLICIES, "calibrated", "vote of 3 samples")),
+    ):
+        cells = [made_up(study, condition, seed, names) for seed in range(3) for condition in conditions]
+        (results / f"{study}.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in cells))
+
+
+def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path: Path) -> None:
+    write_all(tmp_path / "results")
+    pages = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_page(tmp_path / "results", folder / "evidence.md")
+        pages.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")})
+    assert pages[0] == pages[1]
+    assert {str(path) for path in pages[0]} == {
+        "evidence.md",
+        "evidence/noise.svg",
+        "evidence/shift.svg",
+        "evidence/policies-observatory-base.svg",
+    }
+    text = pages[0][Path("evidence.md")].decode()
+    assert "3 seeds, n = 40 held out a seed" in text
+    assert all(f"| {name} |" in text for name in ARMS)
+
+
+def test_a_page_can_be_written_before_anything_has_been_run(tmp_path: Path) -> None:
+    write_page(tmp_path / "none", tmp_path / "evidence.md")
+    assert "nothing has been run" in (tmp_path / "evidence.md").read_text()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=20), st.integers(1, 3))
+def test_seeds_are_pooled_sample_by_sample(verdicts: list[tuple[bool, bool, bool]], num_seeds: int) -> None:
+    draft, other, invalid = (list(column) for column in zip(*verdicts, strict=True))
+    arms = (Arm(name="draft", verdicts=marks(draft)), Arm(name="other", verdicts=marks(other)))
+    cells = [
+        Cell(study="s", condition="c", seed=seed, arms=arms, facts={"invalid": marks(invalid)}, scale=TINY)
+        for seed in range(num_seeds)
+    ]
+    (group,) = group_cells(cells)
+    assert group.compare("draft", "other") == paired(draft * num_seeds, other * num_seeds)
+    parts = [group.accuracy("other", where) for where in (where_valid, where_invalid)]
+    assert sum(part.n for part in parts) == group.accuracy("other").n
+    assert sum(part.correct for part in parts) == group.accuracy("other").correct
+
+
+def test_results_are_collected_as_far_as_there_are_any(tmp_path: Path) -> None:
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    for seed in (2, 0):
+        run_cell(lambda folder, seed=seed: made_up("noise", "0%", seed, ARMS), folders[seed])
+    collect(folders, tmp_path / "results" / "noise.jsonl")
+    assert [cell.seed for cell in read_cells(tmp_path / "results" / "noise.jsonl")] == [0, 2]
+    assert not result_of(folders[1]).exists()
+
+
+def test_every_study_names_a_folder_of_its_own_for_each_cell(tmp_path: Path) -> None:
+    folders = [folder for name, cells in STUDIES.items() for folder, _ in cells(tmp_path / name, name, range(3), TINY)]
+    assert len(set(folders)) == len(folders) == 12 + 6 + 12
+
+
+@pytest.mark.e2e
+def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
+    settings = {"study": "noise", "condition": "20%", "domain": "observatory", "noise": 0.5, "seed": 0, "scale": TINY}
+    cell = run_training_cell(tmp_path, **settings)
+    assert run_training_cell(tmp_path, **settings) == cell
+    assert {arm.name for arm in cell.arms} == set(ARMS)
+    assert all(len(arm.verdicts) == TINY.num_held_out for arm in cell.arms)
+    samples = list(generate("observatory", 16, 5))
+    policies = run_policy_cell(
+        tmp_path,
+        study="policies",
+        condition="c",
+        checkpoint=Checkpoint(model=str(tmp_path / "full/iterations/002/model")),
+        dev=samples[:6],
+        held_out=samples[6:],
+        seed=0,
+        scale=TINY,
+    )
+    arms = {arm.name: arm for arm in policies.arms}
+    assert {"draft", *POLICIES, "calibrated", "constrained decoding", "vote of 8 samples"} <= set(arms)
+    assert arms["invalid: constrain"].calls <= 2.0
+    assert arms["vote of 5 samples"].calls == 5.0
