@@ -4,7 +4,8 @@
 
 A mock upstream answers every request after 20 ms with one valid call. So many requests at once are kept in flight, side
 by side in rounds: the bare upstream, then each proxy. Every proxy is one process with one worker. What is added is the
-difference to the bare upstream in the same round; the figures are medians over the rounds.
+difference to the bare upstream in the same round; the figures are medians over the rounds. The processor time of a
+proxy, user and system, says least about what else the machine does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 PAUSE_S = 0.02
 HELD = (50, 200, 500)
@@ -142,8 +143,24 @@ async def read_answer(reader: asyncio.StreamReader) -> bytes:
     return body
 
 
+class Side(NamedTuple):
+    """Who is asked."""
+
+    port: int
+    key: str
+    process: int
+
+    def cpu_s(self) -> float:
+        """Processor time that it has taken so far; 0 where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def process(command: Sequence[str], port: int, cores: set[int], **environment: str) -> Iterator[int]:
+def process(command: Sequence[str], port: int, cores: set[int], key: str, **environment: str) -> Iterator[Side]:
     """A server in a process of its own that answers on a port."""
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(  # noqa: S603
@@ -162,7 +179,7 @@ def process(command: Sequence[str], port: int, cores: set[int], **environment: s
                     output.seek(0)
                     raise RuntimeError(f"{command[0]} ended: {output.read().decode(errors='replace')[-2000:]}")
                 time.sleep(0.1)
-            yield port
+            yield Side(port, key, child.pid)
         finally:
             child.terminate()
             try:
@@ -199,19 +216,22 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def measure(sides: dict[str, tuple[int, str]], num_held: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Median and 99th percentile of each side in milliseconds, and what a proxy adds to the bare upstream."""
+def measure(sides: dict[str, Side], num_held: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Median and 99th percentile of each side in milliseconds, what a proxy adds to the bare upstream, and CPU time."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    cpu_us: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, (port, key) in sides.items():
+        for name, side in list(sides.items())[:: 1 if number % 2 else -1]:  # nobody always comes after the same
             slow = name == "litellm"
             num_requests = num_held * (2 if slow else 6) + (200 if slow else 1000)
+            start_s = side.cpu_s()
             try:
-                seconds = asyncio.run(load(port, key, num_held, num_requests))
+                seconds = asyncio.run(load(side.port, side.key, num_held, num_requests))
             except (AssertionError, ConnectionError, asyncio.IncompleteReadError) as error:
                 raise RuntimeError(f"{name}, {num_held} in flight: {error!r}") from error
             if number:  # the first round opens connections and imports what is imported late
                 found[name].append((1000 * quantile(seconds, 0.5), 1000 * quantile(seconds, 0.99)))
+                cpu_us[name].append(1e6 * (side.cpu_s() - start_s) / num_requests)
     table = {}
     for name, pairs in found.items():
         added = [
@@ -222,6 +242,10 @@ def measure(sides: dict[str, tuple[int, str]], num_held: int, rounds: int) -> di
             "p99_ms": statistics.median(p99 for _, p99 in pairs),
             "added_p50_ms": statistics.median(p50 for p50, _ in added),
             "added_p99_ms": statistics.median(p99 for _, p99 in added),
+            "cpu_us": statistics.median(cpu_us[name]),
+            "cpu_of_pass_through": statistics.median(
+                one / max(other, 1e-9) for one, other in zip(cpu_us[name], cpu_us["pass-through"], strict=True)
+            ),
         }
     return table
 
@@ -242,24 +266,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     key = f"sk-{secrets.token_hex(24)}"
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         upstream = stack.enter_context(
-            process([sys.executable, "-m", "perf.serving", "--mock", str(port := free_port())], port, near)
+            process([sys.executable, "-m", "perf.serving", "--mock", str(port := free_port())], port, near, key)
         )
-        sides = {"bare": (upstream, key)}
+        sides = {"bare": upstream}
         for name, overrides in (("pass-through", ["refinement.max_rounds=0"]), ("gated", [])):
             port = free_port()
-            command = serve_command(upstream, port, "log_requests=false", *overrides)
-            sides[name] = (stack.enter_context(process(command, port, far)), key)
+            command = serve_command(upstream.port, port, "log_requests=false", *overrides)
+            sides[name] = stack.enter_context(process(command, port, far, key))
         if arguments.litellm:
             port = free_port()
-            command = litellm_command(arguments.litellm, Path(folder), upstream, port)
+            command = litellm_command(arguments.litellm, Path(folder), upstream.port, port)
             environment = {"LITELLM_MASTER_KEY": key, "LITELLM_LOG": "ERROR"}
-            sides["litellm"] = (stack.enter_context(process(command, port, far, **environment)), key)
+            sides["litellm"] = stack.enter_context(process(command, port, far, key, **environment))
         results = {num_held: measure(sides, num_held, arguments.rounds) for num_held in arguments.held}
     print(f"load average {os.getloadavg()[0]:.1f}; load and mock on core {near}, proxies on core {far}")
-    print(f"{'in flight':>9} {'side':>14} {'p50 ms':>9} {'p99 ms':>9} {'+p50 ms':>9} {'+p99 ms':>9}")
+    heads = ("p50 ms", "p99 ms", "+p50 ms", "+p99 ms", "CPU us", "of pass")
+    print(f"{'in flight':>9} {'side':>14} " + " ".join(f"{head:>9}" for head in heads))
     for num_held, table in results.items():
         for name, row in table.items():
-            print(f"{num_held:>9} {name:>14} " + " ".join(f"{value:>9.1f}" for value in row.values()))
+            print(f"{num_held:>9} {name:>14} " + " ".join(f"{value:>9.4g}" for value in row.values()))
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

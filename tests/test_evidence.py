@@ -37,6 +37,7 @@ def write_all(results: Path) -> None:
         ("noise", ("0%", "20%"), ARMS),
         ("shift", ("20%",), ARMS),
         ("policies", ("observatory, base",), ("draft", *POLICIES, "calibrated", "vote of 3 samples")),
+        ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
     ):
         cells = [made_up(study, condition, seed, names) for seed in range(3) for condition in conditions]
         (results / f"{study}.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in cells))
@@ -56,6 +57,8 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
         "evidence/noise.svg",
         "evidence/shift.svg",
         "evidence/policies-observatory-base.svg",
+        "evidence/policies-real-data.svg",
+        "evidence/policies-BFCL.svg",
     }
     text = pages[0][Path("evidence.md")].decode()
     assert "3 seeds, n = 40 held out a seed" in text
@@ -92,8 +95,12 @@ def test_results_are_collected_as_far_as_there_are_any(tmp_path: Path) -> None:
 
 
 def test_every_study_names_a_folder_of_its_own_for_each_cell(tmp_path: Path) -> None:
-    folders = [folder for name, cells in STUDIES.items() for folder, _ in cells(tmp_path / name, name, range(3), TINY)]
-    assert len(set(folders)) == len(folders) == 12 + 6 + 12
+    found = {
+        name: [folder for folder, _ in cells(tmp_path / name, name, range(3), TINY)] for name, cells in STUDIES.items()
+    }
+    folders = [folder for every in found.values() for folder in every]
+    assert len(set(folders)) == len(folders)
+    assert [len(found[name]) for name in ("noise", "shift", "policies")] == [12, 6, 12]
 
 
 @pytest.mark.e2e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from typing import Any
@@ -19,7 +20,7 @@ from toolrefine.server.answers import read_answer, read_text
 from toolrefine.server.chat_request import ChatRequest, read_body
 from toolrefine.server.errors import UpstreamError
 from toolrefine.server.rounds import Rules, settle
-from toolrefine.types import Outcome
+from toolrefine.types import Outcome, ToolCall
 
 NASTY = "(a+)+$"
 KEYWORDS = [
@@ -206,6 +207,57 @@ def test_hostile_bodies_are_read_without_raising(body: dict[str, Any]) -> None:
     read = read_body(json.dumps(body).encode())
     if read is not None and ChatRequest.can_refine(read):
         ChatRequest(read).tools_of([NO_ROOM])
+
+
+@pytest.mark.parametrize("name", ["\ud800", " ", 3, None, [], {}])
+def test_a_call_of_what_is_no_name_cannot_be_read(name: Any) -> None:
+    choice = {"message": {"tool_calls": [{"function": {"name": name, "arguments": "{}"}}]}}
+    found = read_answer(choice, ChatRequest(ask()), "auto", convert=True)
+    assert found is not None
+    assert found.completion.outcome is Outcome.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"city": "Rome"}', {"city": "Rome"}, ' {"city":\n"Rome"} '],
+)
+def test_arguments_are_read_as_text_or_objects(arguments: Any) -> None:
+    choice = {"message": {"tool_calls": [{"function": {"name": "find", "arguments": arguments}}]}}
+    found = read_answer(choice, ChatRequest(ask()), "auto", convert=True)
+    assert found is not None
+    assert found.completion.calls == (ToolCall(name="find", arguments={"city": "Rome"}),)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"city": "Rome", "city": "Oslo"}',
+        '{"city": NaN}',
+        '{"city": "\\ud800"}',
+        {"city": "\ud800"},
+        {"city": math.nan},
+    ],
+)
+def test_arguments_are_read_strictly_as_text_and_as_objects(arguments: Any) -> None:
+    choice = {"message": {"tool_calls": [{"function": {"name": "find", "arguments": arguments}}]}}
+    found = read_answer(choice, ChatRequest(ask()), "auto", convert=True)
+    assert found is not None
+    assert found.completion.outcome is Outcome.MALFORMED
+
+
+@given(raw=st.binary(max_size=20) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_bodies_are_read_as_the_standard_library_reads_them(raw: bytes) -> None:
+    try:
+        expected = json.loads(b'{"value": ' + raw + b"}")
+    except ValueError:
+        expected = None
+    assert repr(read_body(b'{"value": ' + raw + b"}")) == repr(expected)
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"a": ' + "[" * 500 + "]" * 500 + "}", '{"a": "\u00e9"}'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_odd_bodies_are_read_too(text: str, encoding: str) -> None:
+    assert read_body(text.encode(encoding)) == json.loads(text)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b"[" * 200_000, b'{"tools"', b'{"tools": 1e999999}', b"nul\x00l"])

@@ -108,8 +108,6 @@ def test_seeds_decide_and_choices_differ(engine: TransformersEngine, samples: li
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"logprobs": True}, "unsupported"),
-        ({"response_format": {"type": "json_object"}}, "unsupported"),
         ({"messages": []}, "invalid_request"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_request"),
         ({"n": 1000}, "invalid_request"),
@@ -126,6 +124,35 @@ def test_what_it_cannot_do_is_refused(
     with served(engine) as (url, _):
         reply = chat(url, request_of(samples[0], **changes))
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"logprobs": True, "top_logprobs": 2}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"response_format": {"type": "json_object"}, "stream": True}, "response_format"),
+    ],
+)
+def test_what_it_cannot_give_is_refused_by_name(
+    engine: TransformersEngine, samples: list[Sample], changes: dict[str, Any], param: str
+) -> None:
+    with served(engine) as (url, _):
+        reply = chat(url, request_of(samples[0], **changes))
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (400, "unsupported", param)
+    assert error["message"].startswith(param)
+
+
+def test_what_asks_for_nothing_is_not_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
+    nothing = {"logprobs": False, "top_logprobs": None, "response_format": {"type": "text"}}
+    with served(engine) as (url, _):
+        assert chat(url, request_of(samples[0], **nothing)).status_code == 200
+
+
+def test_it_lists_its_name_with_the_suffix_where_that_asks_for_refinement(engine: TransformersEngine) -> None:
+    with served(engine, "opt_in=true") as (url, _):
+        assert [model["id"] for model in httpx2.get(f"{url}/models").json()["data"]] == ["nano", "nano:refined"]
 
 
 def test_stop_texts_end_an_answer(engine: TransformersEngine, samples: list[Sample]) -> None:

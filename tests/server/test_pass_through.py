@@ -68,6 +68,47 @@ def test_other_paths_pass_through(method: str, path: str) -> None:
     assert (asked.method, asked.path, asked.raw) == (method, path, b"abc")
 
 
+MODELS = {"object": "list", "data": [{"id": "m", "owned_by": "x"}, {"id": "a/b", "created": 1}, {"id": 3}, "odd"]}
+
+
+def test_models_are_listed_with_the_names_that_ask_for_refinement() -> None:
+    with served(FakeUpstream(http(json.dumps(MODELS).encode(), X_Trace="7")), "opt_in=true") as server:
+        reply = httpx2.get(f"{server.url}/v1/models?limit=9", headers={"Accept-Encoding": "gzip"})
+    asked = server.upstream.asked[0]
+    assert (asked.path, asked.headers["accept-encoding"]) == ("/v1/models?limit=9", "identity")
+    assert (reply.status_code, reply.headers["x-trace"], reply.json()["object"]) == (200, "7", "list")
+    assert reply.json()["data"] == [
+        {"id": "m", "owned_by": "x"},
+        {"id": "m:refined", "owned_by": "x"},
+        {"id": "a/b", "created": 1},
+        {"id": "a/b:refined", "created": 1},
+        {"id": 3},
+        "odd",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "overrides"),
+    [
+        (json.dumps(MODELS, indent=1).encode(), []),
+        (json.dumps(MODELS, indent=1).encode(), ["opt_in=true", "refinement.max_rounds=0"]),
+        (b'{"data":  "m"}', ["opt_in=true"]),
+        (b'[ "m"]', ["opt_in=true"]),
+        (b'{"data": [' + b" " * 200_000 + b"]}", ["opt_in=true", "limits.max_reply_mb=0.1"]),
+    ],
+)
+def test_models_pass_where_the_suffix_does_nothing_or_there_is_no_list(body: bytes, overrides: list[str]) -> None:
+    with served(FakeUpstream(http(body)), *overrides) as server:
+        assert httpx2.get(f"{server.url}/v1/models").content == body
+
+
+def test_models_of_an_upstream_that_fails_are_its_error() -> None:
+    with served(FakeUpstream(http(b"{}", 401)), "opt_in=true") as server:
+        assert httpx2.get(f"{server.url}/v1/models").status_code == 401
+        server.upstream.answers = [RESET]
+        assert httpx2.get(f"{server.url}/v1/models").status_code == 502
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/..%2fadmin", "/v1/%252e%252e/admin", "/admin"]
 )

@@ -36,6 +36,7 @@ def test_a_file_then_options_then_overrides(tmp_path: Path) -> None:
         ({"upstream": "http://a"}, ["no_such=1"], "no_such"),
         ({"upstream": "http://a"}, ["refinement.when='never'"], "refinement.when"),
         ({"upstream": "http://a"}, ["refinement.accept='likelier'"], "accept=valid"),
+        ({"upstream": "http://a"}, ["refinement.how='constrain'"], "how=explain"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_sentence(values: dict[str, Any], overrides: list[str], said: str) -> None:

@@ -128,10 +128,22 @@ def call_objects(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 
 def _read_tool_calls(raw: Any, truncated: bool) -> Parsed:
     try:
-        calls = read_calls(json.dumps(raw), "tool_calls")  # as strict about what is given as objects as about text
+        # As strict about what is given as objects as about text, which arguments should be.
+        calls = read_calls(raw if _is_plain(raw) else json.dumps(raw), "tool_calls")
     except (RowError, RecursionError):
         return Parsed(outcome=Outcome.TRUNCATED if truncated else Outcome.MALFORMED)
     return Parsed(calls=calls, outcome=Outcome.TRUNCATED if truncated else Outcome.CALLS)
+
+
+def _is_plain(raw: Any) -> bool:
+    """Whether calls are written as the OpenAI API writes them, so that their arguments alone need a strict reader."""
+    if not isinstance(raw, list):
+        return False
+    functions = [call.get("function") if isinstance(call, dict) else None for call in raw]
+    return all(
+        isinstance(each, dict) and isinstance(each.get("arguments"), str) and str(each.get("name")).isascii()
+        for each in functions
+    )
 
 
 def _read_text_calls(text: str, request: ChatRequest, format_name: str, truncated: bool) -> Parsed:

@@ -68,7 +68,7 @@ def build_app(config: ServerConfig, upstream: Upstream) -> FastAPI:
 
     @app.get("/v1/models", responses=MODELS_RESPONSES, response_class=Response)
     async def models(request: Request) -> Response:
-        """The models of the upstream."""
+        """The models of the upstream, with --opt-in also under the names that ask for refinement."""
         return Exchanged(exchange)
 
     @app.get("/health")

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.errors import RowError
 from toolrefine.server.settings import SUFFIX
@@ -26,9 +28,12 @@ enumeration, is tried on every item of a list. What is beyond passes unchecked."
 def read_body(raw: bytes) -> dict[str, Any] | None:
     """The JSON object of a body, None where it is something else: the upstream then says what it thinks of it."""
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
+        body = from_json(raw)
+    except ValueError:
+        try:  # slower, but reads half characters, other encodings and deep nesting
+            body = json.loads(raw)
+        except (ValueError, RecursionError):
+            return None
     return body if isinstance(body, dict) else None
 
 
@@ -114,7 +119,7 @@ class ChatRequest:
 
     def _checkable(self, answers: Sequence[Completion], tool: Tool) -> Tool:
         calls = [call for answer in answers for call in answer.calls if call.name == tool.name]
-        size = sum(len(json.dumps(call.arguments)) for call in calls)
+        size = sum(len(repr(call.arguments)) for call in calls)
         too_large = self._sizes[tool.name] * size > MAX_SCHEMA_WORK
         return Tool(name=tool.name, parameters={}) if too_large else tool
 
@@ -122,17 +127,17 @@ class ChatRequest:
 def _read_tool(name: str, spec: Any) -> tuple[Tool, int]:
     """A tool, and the length of its schema as JSON. One that cannot be read allows everything."""
     try:
-        text = json.dumps(spec)
+        text = to_json(spec)
         # Clients send the same tools again and again; long ones could fill the memory.
         tool = _known_tool(text) if len(text) <= MAX_KNOWN else read_tools([spec])[0]
-    except (RowError, RecursionError):
+    except (RowError, ValueError, RecursionError):
         return Tool(name=name, parameters={}), 0
     return tool, len(text)
 
 
 @lru_cache(maxsize=1024)
-def _known_tool(text: str) -> Tool:
-    return read_tools([json.loads(text)])[0]
+def _known_tool(text: bytes) -> Tool:
+    return read_tools([from_json(text)])[0]
 
 
 def _name_of(spec: Any) -> str:

@@ -18,16 +18,20 @@ TYPES = {
 class RefusalError(ToolrefineError):
     """A request that is answered with an error of the server's own."""
 
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.headers = headers or {}
+        self.param = param
 
     def body(self) -> bytes:
         """The error as the OpenAI API has it."""
         kind = TYPES.get(self.status, "server_error")
-        return json.dumps({"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}).encode()
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
 
 
 class UpstreamError(RefusalError):

@@ -16,6 +16,7 @@ from toolrefine.server.client import Client, GoneError, Receive, Scope, Send
 from toolrefine.server.errors import RefusalError, out_of_time
 from toolrefine.server.logs import Trace, log_request
 from toolrefine.server.metrics import Metrics
+from toolrefine.server.models import MODELS, list_models
 from toolrefine.server.refined import Task, answer_refined
 from toolrefine.server.rounds import Rules
 from toolrefine.server.settings import REQUEST_HEADERS, ServerConfig, policy_of
@@ -46,6 +47,7 @@ class Exchange:
         self.metrics = Metrics(self.admission)
         self._key = config.api_key.get_secret_value().encode()
         self._max_body = int(config.limits.max_body_mb * 2**20)
+        self._max_reply = int(config.limits.max_reply_mb * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see ASGI."""
@@ -89,7 +91,9 @@ class Exchange:
         try:
             async with asyncio.timeout_at(deadline) as waiting, self.admission.place():
                 waiting.reschedule(None)
-                if plan.task is None:
+                if self._lists_models(plan.request):
+                    await list_models(client, self.upstream, plan.request, self._max_reply, deadline)
+                elif plan.task is None:
                     await self._pass(client, plan.request, deadline)
                 elif plan.task.request.streams:
                     await stream_refined(client, self.upstream, plan.task, trace, deadline)
@@ -137,6 +141,11 @@ class Exchange:
             return Plan(request, None)
         rules = Rules(policy, self.config.prompt, convert=self.config.convert_text_calls)
         return Plan(request, Task(ChatRequest(body), request, rules, self.config))
+
+    def _lists_models(self, request: Request) -> bool:
+        """Whether names with the suffix are to be listed, that is where they do what those without do not."""
+        has_names = self.config.opt_in and self.config.refinement.max_rounds > 0
+        return has_names and request.method == b"GET" and request.target.partition(b"?")[0] == MODELS
 
     async def _pass(self, client: Client, request: Request, deadline: float) -> None:
         """Hand everything on as it is and as it comes."""

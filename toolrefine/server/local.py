@@ -46,8 +46,18 @@ class LocalBody(BaseModel):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stop: str | list[str] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
     response_format: dict[str, Any] | None = None
     stream: bool | None = None
+
+    def unsupported(self) -> str:
+        """The first field that asks for what an engine in process cannot do; empty where none does."""
+        asks = {
+            "logprobs": self.logprobs,
+            "top_logprobs": self.top_logprobs,
+            "response_format": (self.response_format or {}).get("type", "text") != "text",
+        }
+        return next((name for name, value in asks.items() if value), "")
 
 
 @dataclass(frozen=True)
@@ -135,8 +145,9 @@ class LocalModel(httpx2.AsyncBaseTransport):
             asked = LocalBody.model_validate(body)
         except ValidationError as error:
             raise RefusalError(400, "invalid_request", describe(error)) from None
-        if asked.logprobs or (asked.response_format or {}).get("type", "text") != "text":
-            raise RefusalError(400, "unsupported", "a model in process gives no logprobs and no response_format")
+        param = asked.unsupported()
+        if param:
+            raise RefusalError(400, "unsupported", f"{param}: a model in process does not give it", param=param)
         messages = tuple(read_messages(asked.messages).messages)
         tools = read_tools(asked.tools) if asked.tool_choice != "none" else ()
         loop = asyncio.get_running_loop()

@@ -41,6 +41,8 @@ class Metrics:
     def count_answer(self, settled: Settled) -> None:
         """Count one draft and its rounds."""
         self.answers.labels(settled.stop_reason).inc()
+        if not settled.num_rounds:
+            return
         self.rounds.inc(settled.num_rounds)
         self.changed.inc(settled.changed)
         self.failed.inc(settled.failed)

@@ -40,15 +40,19 @@ class Task(NamedTuple):
         return wanted and upstream.gives_logprobs
 
 
+def unencoded(request: Request) -> Request:
+    """The same request, for an answer that is not compressed."""
+    headers = [*without(request.headers, b"accept-encoding"), (b"accept-encoding", b"identity")]
+    return request._replace(headers=headers)
+
+
 async def open_draft(upstream: Upstream, task: Task) -> Reply:
     """Ask for the draft. An upstream that does not know log-probabilities is asked without.
 
     Raises:
         UpstreamError: there is none.
     """
-    plain = task.draft._replace(
-        headers=with_extra(without(task.draft.headers, b"accept-encoding"), [("accept-encoding", "identity")])
-    )
+    plain = unencoded(task.draft)
     if not task.adds_logprobs(upstream):
         return await upstream.send(plain)
     reply = await upstream.send(plain._replace(body=write_json({**task.request.body, "logprobs": True})))
@@ -70,20 +74,10 @@ async def answer_refined(client: Client, upstream: Upstream, task: Task, trace: 
     """
     async with asyncio.timeout_at(deadline):
         reply = await open_draft(upstream, task)
-    try:
-        async with asyncio.timeout_at(deadline):
-            chunks = reply.chunks()
-            raw, whole = await _read_draft(chunks, task.max_reply)
-            body = read_body(raw) if whole and is_json(reply) else None
-            if body is None or not isinstance(body.get("choices"), list):
-                await client.start(reply.status, reply.headers)
-                await client.write(raw)
-                async for chunk in chunks:
-                    await client.write(chunk)
-                await client.end()
-                return
-    finally:
-        await reply.close()
+        found = await read_or_relay(client, reply, "choices", task.max_reply)
+    if found is None:
+        return
+    raw, body = found
     settled = await settle_all(body["choices"], upstream, task, trace, deadline)
     choices = [each.choice for each in settled]
     if task.adds_logprobs(upstream):
@@ -107,21 +101,20 @@ async def settle_all(
     ask = asker(upstream, task)
     trace.kind = "refined"
     trace.drafts = [draft.get("message") if isinstance(draft, dict) else None for draft in drafts]
-    settled = await asyncio.gather(*(settle(task.request, draft, ask, task.rules, deadline) for draft in drafts))
+    works = [settle(task.request, draft, ask, task.rules, deadline) for draft in drafts]
+    settled = [await works[0]] if len(works) == 1 else await asyncio.gather(*works)
     trace.settled = settled
-    return list(settled)
+    return settled
 
 
 def asker(upstream: Upstream, task: Task) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
     """Asks for the answers of later rounds, with the headers of the first."""
-    dropped = (b"accept-encoding", b"content-type")
-    extra = [("accept-encoding", "identity"), ("content-type", "application/json")]
-    headers = with_extra(without(task.draft.headers, *dropped), extra)
 
     async def ask(body: dict[str, Any]) -> dict[str, Any]:
         if task.adds_logprobs(upstream):
             body = {**body, "logprobs": True}
-        request = task.draft._replace(headers=headers, body=write_json(body))
+        headers = [*without(task.draft.headers, b"content-type"), (b"content-type", b"application/json")]
+        request = unencoded(task.draft._replace(headers=headers, body=write_json(body)))
         status, _, raw = await upstream.read(request, task.max_reply)
         if status != 200:
             raise UpstreamError(status, f"upstream_{status}", f"the upstream answers {status}")
@@ -159,8 +152,28 @@ def write_json(value: Any) -> bytes:
         raise UpstreamError(400, "too_deep", "the body is nested too deeply") from None
 
 
-async def _read_draft(chunks: AsyncIterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
-    """A draft as far as the limit, and whether that is all of it."""
+async def read_or_relay(
+    client: Client, reply: Reply, field: str, max_bytes: int
+) -> tuple[bytes, dict[str, Any]] | None:
+    """An answer, as it is and read, that is a JSON object with a list in a field; any other is handed on as it is."""
+    try:
+        chunks = reply.chunks()
+        raw, whole = await _read_up_to(chunks, max_bytes)
+        body = read_body(raw) if whole and is_json(reply) else None
+        if body is not None and isinstance(body.get(field), list):
+            return raw, body
+        await client.start(reply.status, reply.headers)
+        await client.write(raw)
+        async for chunk in chunks:
+            await client.write(chunk)
+        await client.end()
+        return None
+    finally:
+        await reply.close()
+
+
+async def _read_up_to(chunks: AsyncIterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
+    """A body as far as the limit, and whether that is all of it."""
     body = bytearray()
     async for chunk in chunks:
         body += chunk

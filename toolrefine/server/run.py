@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import uvicorn
@@ -11,6 +12,9 @@ from toolrefine.server.logs import set_up_logs
 from toolrefine.server.settings import ServerConfig
 from toolrefine.server.upstream import Upstream
 from toolrefine.types import Checkpoint
+
+GC_THRESHOLD = 10_000
+"""New objects between two collections of garbage. Python's 700 are what a handful of requests hold."""
 
 LOCAL_URL = "http://model.in-process/v1"
 
@@ -46,8 +50,11 @@ def run_server(config: ServerConfig) -> None:
     if config.log_requests:
         set_up_logs()
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    app = build_app(config, open_upstream(config))
+    gc.freeze()  # what is loaded now stays: collections need not go through it
+    gc.set_threshold(GC_THRESHOLD)
     settings = uvicorn.Config(
-        build_app(config, open_upstream(config)),
+        app,
         host=config.host,
         port=config.port,
         loop="asyncio",  # uvloop takes one new connection a turn: under load some wait until the others are done
