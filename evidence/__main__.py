@@ -16,6 +16,7 @@ from pathlib import Path
 
 from evidence.cells import Scale, Work, run_cells
 from evidence.policies import run_policy_cell
+from evidence.real import real_samples, run_bfcl_cell
 from evidence.trainings import FULL, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
@@ -23,6 +24,8 @@ from toolrefine.types import Checkpoint
 RESULTS = Path(__file__).parent / "results"
 NOISE_RATES = (0.0, 0.1, 0.2, 0.4)
 FAMILIAR, SHIFTED = "observatory", "brewery"
+REAL_DATA = Path("../shared/data")
+"""Files of real samples beside the checkout; recipes/real.toml reads them too."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -111,7 +114,26 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
                 yield out / f"{domain}-{name}-{seed}", work
 
 
-STUDIES = {"noise": noise_cells, "shift": shift_cells, "policies": policy_cells}
+def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+    """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it."""
+    base = Checkpoint(model="nano")
+    if REAL_DATA.exists():
+        dev, held_out = real_samples(REAL_DATA, scale.num_dev)
+        work: Work = partial(
+            run_policy_cell,
+            study=study,
+            condition="real data",
+            checkpoint=base,
+            dev=dev,
+            held_out=held_out[: scale.num_held_out],
+            seed=0,
+            scale=scale,
+        )
+        yield out / "real", work
+    yield out / "bfcl", partial(run_bfcl_cell, study=study, condition="BFCL", checkpoint=base, seed=0, scale=scale)
+
+
+STUDIES = {"noise": noise_cells, "shift": shift_cells, "policies": policy_cells, "real": real_cells}
 
 if __name__ == "__main__":
     main()

@@ -23,14 +23,14 @@ MET = {True: "met", False: "**not met**"}
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies = (
-        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies")
+    noise, shift, policies, real = (
+        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies", "real")
     )
     if noise:
         plot_noise(noise, plots / "noise.svg")
     if shift:
         plot_growth(shift, plots / "shift.svg")
-    for group in policies:
+    for group in (*policies, *real):
         plot_costs(group, plots / plot_name(group))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -46,6 +46,7 @@ def write_page(results: Path, page: Path) -> None:
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         policies=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in policies],
+        real=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in real],
         sizes=describe(noise + shift + policies),
         plots=plots.name,
     )
@@ -134,7 +135,7 @@ def policy_table(group: Group) -> str:
     """Every way to answer against the greedy draft: on all samples, and on those with a valid or an invalid draft."""
     names = [name for name in group.arm_names if name != "draft"]
     p_values = corrected([group.compare("draft", name) for name in names])
-    places: tuple[Where, ...] = (where_valid, where_invalid)
+    places: tuple[Where, ...] = (where_valid, where_invalid) if "invalid" in group.cells[0].facts else ()
     rows = [
         [
             "draft",
@@ -168,8 +169,7 @@ def policy_table(group: Group) -> str:
         "points",
         "95 %",
         "fixed / broken",
-        "valid drafts",
-        "invalid drafts",
+        *("valid drafts", "invalid drafts")[: len(places)],
         "calls",
         "tokens",
         "Holm",
@@ -262,7 +262,7 @@ def tokens(arm: Arm) -> float:
 
 def plot_name(group: Group) -> str:
     """The file of a condition's plot."""
-    return f"policies-{group.condition.replace(', ', '-')}.svg"
+    return f"policies-{group.condition.replace(', ', '-').replace(' ', '-')}.svg"
 
 
 def describe(groups: Sequence[Group]) -> str:
