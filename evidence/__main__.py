@@ -23,7 +23,7 @@ from toolrefine.types import Checkpoint
 
 RESULTS = Path(__file__).parent / "results"
 NOISE_RATES = (0.0, 0.1, 0.2, 0.4)
-FAMILIAR, SHIFTED = "observatory", "brewery"
+FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
@@ -79,10 +79,10 @@ def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
 
 
 def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
-    """2: a domain unlike all that the model knows."""
+    """2: domains unlike all that the model knows."""
     for seed in seeds:
-        for rate in (0.0, 0.2):
-            yield training_cell(out, study, f"{rate:.0%}", SHIFTED, rate, seed, scale)
+        for domain, rate in ((OTHER_STYLE, 0.2), (OTHER_KINDS, 0.2), (OTHER_STYLE, 0.0), (OTHER_KINDS, 0.0)):
+            yield training_cell(out, study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
 
 
 def training_cell(
@@ -91,16 +91,21 @@ def training_cell(
     work = partial(
         run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
     )
-    return out / f"{round(rate * 100)}-{seed}", work
+    return training_folder(out, domain, rate, seed), work
+
+
+def training_folder(out: Path, domain: str, rate: float, seed: int) -> Path:
+    """Where a cell's models are."""
+    return out / f"{domain}-{round(rate * 100)}-{seed}"
 
 
 def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
     """3: refinement policies on the base, and on models that have been trained on refining their own drafts."""
     for seed in seeds:
-        for domain in (FAMILIAR, SHIFTED):
-            source = "noise" if domain == FAMILIAR else "shift"
-            trained = out.parent / source / f"20-{seed}" / FULL / f"iterations/{scale.num_iterations:03d}/model"
-            for name, model in {"base": "nano", "trained": str(trained)}.items():
+        for domain, source in ((FAMILIAR, "noise"), (OTHER_STYLE, "shift")):
+            trained = training_folder(out.parent / source, domain, 0.2, seed) / FULL
+            last = trained / f"iterations/{scale.num_iterations:03d}/model"
+            for name, model in {"base": "nano", "trained": str(last)}.items():
                 work = partial(
                     run_policy_cell,
                     study=study,

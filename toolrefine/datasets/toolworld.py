@@ -33,7 +33,7 @@ SMALL_TALK = [
     "Tell me a joke.",
     "How are you?",
 ]
-TERSE_OPENERS, TERSE_JOINERS = ["", "", "", "Order: ", "Job - ", "URGENT: "], [" // ", "; next: ", " | "]
+OBJECT_FIRST_OPENERS, OBJECT_FIRST_JOINERS = ["", "", "Next ", "As for the "], [". Next ", "; and the ", ", then the "]
 DONE = ["Done.", "All set.", "That is taken care of."]
 NOTHING_FITS = "None of the tools fits this request."
 
@@ -108,18 +108,18 @@ def _request(rng: Random, wanted: WorldTool, without: str | None = None) -> tupl
     for number, parameter in enumerate(wanted.parameters):
         if parameter.name != without and (number < wanted.num_required or rng.random() < OPTIONAL_SHARE):
             arguments[parameter.name] = parameter.draw(rng)
-            pieces.append(parameter.say(rng, arguments[parameter.name], terse=wanted.terse))
+            pieces.append(parameter.say(rng, arguments[parameter.name]))
     rng.shuffle(pieces)
     verb = rng.choice(verb_phrases()[wanted.verb])
-    if wanted.terse:
-        return "; ".join([f"{wanted.object} - {verb}", *pieces]), arguments
+    if wanted.object_first:
+        return " ".join([f"{wanted.object}: {verb} it", *pieces]), arguments
     text = " ".join([verb, rng.choice(["a", "the", "my", "the"]), wanted.object, *pieces])
     return text, arguments
 
 
 def _sentence(rng: Random, wanted: WorldTool, text: str) -> str:
-    if wanted.terse:
-        return rng.choice(TERSE_OPENERS) + text
+    if wanted.object_first:
+        return rng.choice(OBJECT_FIRST_OPENERS) + text
     text = rng.choice(OPENERS) + text + rng.choice(CLOSERS)
     return text[0].upper() + text[1:]
 
@@ -132,14 +132,14 @@ def _calls(rng: Random, wanted: list[WorldTool], *, clarify: bool) -> tuple[list
         turns = [
             Message(role="user", content=_sentence(rng, wanted[0], text)),
             Message(role="assistant", content=_ask_for([missing.name])),
-            Message(role="user", content=missing.say(rng, value, terse=wanted[0].terse).capitalize()),
+            Message(role="user", content=missing.say(rng, value).capitalize()),
         ]
         if isinstance(value, str) and not missing.enum and missing.type != "date":
             turns[-1] = Message(role="user", content=value)
         calls = [ToolCall(name=wanted[0].tool.name, arguments=_in_order(wanted[0], {**arguments, missing.name: value}))]
     else:
         requests = [_request(rng, w) for w in wanted]
-        joiners = TERSE_JOINERS if wanted[0].terse else JOINERS
+        joiners = OBJECT_FIRST_JOINERS if wanted[0].object_first else JOINERS
         joined = requests[0][0] + "".join(rng.choice(joiners) + text for text, _ in requests[1:])
         turns = [Message(role="user", content=_sentence(rng, wanted[0], joined))]
         calls = [

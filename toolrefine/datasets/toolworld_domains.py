@@ -40,13 +40,6 @@ PHRASES = {
 }
 """Ways to say any parameter; {name} is its name in words, {} the value."""
 
-TERSE_PHRASES = {
-    "true": ["{name}", "{name} = yes"],
-    "false": ["no {name}", "{name} = no"],
-}
-"""The same for work orders, which say little more than the value."""
-TERSE_PHRASE = ["{name} {}", "{name} = {}", "{} ({name})"]
-
 MONTHS = [
     "January",
     "February",
@@ -150,16 +143,14 @@ class Parameter:
             case _:
                 return rng.choice(self.enum or self.values)
 
-    def say(self, rng: Random, value: Any, *, terse: bool = False) -> str:
+    def say(self, rng: Random, value: Any) -> str:
         """The parameter with this value as a piece of a request."""
         name = words(self.name)
         kind = {"code": "string", "date": "string", "items": "array"}.get(self.type, self.type)
         if kind == "boolean":
-            phrases = TERSE_PHRASES if terse else PHRASES
-            return rng.choice(phrases["true" if value else "false"]).format(name=name)
+            return rng.choice(PHRASES["true" if value else "false"]).format(name=name)
         own = self.phrases and rng.random() >= GENERIC_SHARE
-        general = TERSE_PHRASE if terse else PHRASES[kind]
-        return rng.choice(self.phrases if own else general).format(self._say_value(rng, value), name=name)
+        return rng.choice(self.phrases if own else PHRASES[kind]).format(self._say_value(rng, value), name=name)
 
     def _say_value(self, rng: Random, value: Any) -> str:
         if self.type == "date":
@@ -207,8 +198,8 @@ class WorldTool:
     parameters: tuple[Parameter, ...]
     num_required: int
     """The first so many parameters are required."""
-    terse: bool = False
-    """Asked for in work orders, not in sentences."""
+    object_first: bool = False
+    """Asked for as in 'table: book it for four people'."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +208,11 @@ class Domain:
 
     name: str
     style: str
-    """How names are written: snake, camel, pascal or dotted."""
+    """How names are written: snake, camel or dotted."""
     objects: tuple[str, ...]
     verbs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    terse: bool = False
+    object_first: bool = False
     """See WorldTool."""
 
     @property
@@ -249,7 +240,7 @@ class Domain:
                         "required": [p.name for p in chosen[:num_required]],
                     },
                 )
-                yield WorldTool(tool, verb, thing, tuple(chosen), num_required, self.terse)
+                yield WorldTool(tool, verb, thing, tuple(chosen), num_required, self.object_first)
 
 
 def article(thing: str, number: int) -> str:
@@ -262,8 +253,6 @@ def join_name(style: str, parts: Sequence[str]) -> str:
     match style:
         case "camel":
             return parts[0] + "".join(part.capitalize() for part in parts[1:])
-        case "pascal":
-            return "".join(part.capitalize() for part in parts)
         case "dotted":
             return f"{'_'.join(parts[1:])}.{parts[0]}"
         case _:
@@ -308,7 +297,7 @@ def get_domain(name: str) -> Domain:
         objects=tuple(entry["objects"]),
         verbs=tuple(entry["verbs"]),
         parameters=tuple(parameters),
-        terse=entry.get("terse", False),
+        object_first=entry.get("object_first", False),
     )
 
 
