@@ -195,14 +195,14 @@ def training_goals(noise: Sequence[Group], shift: Sequence[Group]) -> Iterator[l
     for group in shift:
         last = last_iteration(group)
         yield goal(
-            f"another domain, {group.condition} wrong labels: at least 15 points above the base",
+            f"another domain ({group.condition} wrong labels): at least 15 points above the base",
             group,
             "base",
             last,
             0.15,
         )
         yield goal(
-            f"another domain, {group.condition} wrong labels: not behind plain SFT", group, "plain SFT", last, 0.0
+            f"another domain ({group.condition} wrong labels): not behind plain SFT", group, "plain SFT", last, 0.0
         )
 
 
