@@ -44,9 +44,8 @@ def main() -> None:
         steps=arguments.steps,
     )
     for study in arguments.studies or STUDIES:
-        cells = list(STUDIES[study](arguments.out / study, study, range(arguments.seeds), scale))
-        results = arguments.results / f"{study}.jsonl"
-        run_cells([folder for folder, _ in cells], [work for _, work in cells], results, arguments.jobs)
+        works = dict(STUDIES[study](arguments.out, study, range(arguments.seeds), scale))
+        run_cells(works, arguments.out / study, arguments.results / f"{study}.jsonl", arguments.jobs)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -71,39 +70,36 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """1: wrong labels, in a domain that is new to the model but like those it knows."""
     for seed in seeds:
         for rate in NOISE_RATES:
-            yield training_cell(out, study, f"{rate:.0%}", FAMILIAR, rate, seed, scale)
+            yield training_cell(study, f"{rate:.0%}", FAMILIAR, rate, seed, scale)
 
 
-def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """2: domains unlike all that the model knows."""
     for seed in seeds:
         for domain, rate in ((OTHER_STYLE, 0.2), (OTHER_KINDS, 0.2), (OTHER_STYLE, 0.0), (OTHER_KINDS, 0.0)):
-            yield training_cell(out, study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
+            yield training_cell(study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
 
 
-def training_cell(
-    out: Path, study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale
-) -> tuple[Path, Work]:
+def training_cell(study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale) -> tuple[str, Work]:
     work = partial(
         run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
     )
-    return training_folder(out, domain, rate, seed), work
+    return training_name(domain, rate, seed), work
 
 
-def training_folder(out: Path, domain: str, rate: float, seed: int) -> Path:
-    """Where a cell's models are."""
-    return out / f"{domain}-{round(rate * 100)}-{seed}"
+def training_name(domain: str, rate: float, seed: int) -> str:
+    return f"{domain}-{round(rate * 100)}-{seed}"
 
 
-def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """3: refinement policies on the base, and on models that have been trained on refining their own drafts."""
     for seed in seeds:
         for domain, source in ((FAMILIAR, "noise"), (OTHER_STYLE, "shift")):
-            trained = training_folder(out.parent / source, domain, 0.2, seed) / FULL
+            trained = out / source / training_name(domain, 0.2, seed) / FULL
             last = trained / f"iterations/{scale.num_iterations:03d}/model"
             for name, model in {"base": "nano", "trained": str(last)}.items():
                 work = partial(
@@ -116,10 +112,10 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
                     seed=seed,
                     scale=scale,
                 )
-                yield out / f"{domain}-{name}-{seed}", work
+                yield f"{domain}-{name}-{seed}", work
 
 
-def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[Path, Work]]:
+def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it."""
     base = Checkpoint(model="nano")
     if REAL_DATA.exists():
@@ -134,8 +130,8 @@ def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
             seed=0,
             scale=scale,
         )
-        yield out / "real", work
-    yield out / "bfcl", partial(run_bfcl_cell, study=study, condition="BFCL", checkpoint=base, seed=0, scale=scale)
+        yield "real", work
+    yield "bfcl", partial(run_bfcl_cell, study=study, condition="BFCL", checkpoint=base, seed=0, scale=scale)
 
 
 STUDIES = {"noise": noise_cells, "shift": shift_cells, "policies": policy_cells, "real": real_cells}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from toolrefine.rundir import write_json
 from toolrefine.types import Record
 
 
@@ -49,6 +47,8 @@ class Cell(Record):
     """What came of one cell."""
 
     study: str
+    name: str = ""
+    """Within the study."""
     condition: str
     seed: int
     arms: tuple[Arm, ...]
@@ -66,22 +66,26 @@ def marks(rights: Iterable[bool]) -> str:
     return "".join("01"[right] for right in rights)
 
 
-def run_cells(folders: Sequence[Path], works: Sequence[Work], results: Path, jobs: int) -> None:
-    """Run the cells that have no result yet, several side by side, and collect all results in one file."""
-    todo = [(folder, work) for folder, work in zip(folders, works, strict=True) if not result_of(folder).exists()]
+def run_cells(works: Mapping[str, Work], folder: Path, results: Path, jobs: int) -> None:
+    """Run the cells that have no result yet, several side by side, and keep each result as it comes.
+
+    works: name of a cell, which is its folder -> its work.
+    """
+    known = {cell.name: cell for cell in read_cells(results)}
+    todo = {name: work for name, work in works.items() if name not in known}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=use_one_thread) as pool:
-        running = {pool.submit(partial(run_cell, work), folder): folder for folder, work in todo}
+        running = [pool.submit(run_cell, work, folder / name, name) for name, work in todo.items()]
         for number, done in enumerate(as_completed(running), 1):
-            done.result()
-            print(f"{number} of {len(todo)}: {running[done]}", flush=True)
-            collect(folders, results)
-    collect(folders, results)
+            cell = done.result()
+            known[cell.name] = cell
+            write_cells(results, [known[name] for name in sorted(known, key=[*works, *known].index)])
+            print(f"{number} of {len(todo)}: {cell.study}, {cell.name}", flush=True)
 
 
-def run_cell(work: Work, folder: Path) -> None:
-    """Do the work of a cell and keep its result."""
+def run_cell(work: Work, folder: Path, name: str) -> Cell:
+    """Do the work of a cell."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(result_of(folder), work(folder).model_dump(mode="json"))
+    return work(folder).model_copy(update={"name": name})
 
 
 def use_one_thread() -> None:
@@ -92,19 +96,12 @@ def use_one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def result_of(folder: Path) -> Path:
-    """Where a cell's result is."""
-    return folder / "cell.json"
-
-
-def collect(folders: Iterable[Path], results: Path) -> None:
-    """Put the results that there are into one file, a line a cell."""
-    lines = [result_of(folder) for folder in folders]
-    cells = [Cell.model_validate_json(path.read_text()) for path in lines if path.exists()]
+def write_cells(results: Path, cells: Iterable[Cell]) -> None:
+    """A line a cell, all or nothing."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = results.with_name(results.name + ".partial")
-    partial_path.write_text("".join(cell.model_dump_json(exclude_defaults=True) + "\n" for cell in cells))
-    partial_path.replace(results)
+    partial = results.with_name(results.name + ".partial")
+    partial.write_text("".join(cell.model_dump_json(exclude_defaults=True) + "\n" for cell in cells))
+    partial.replace(results)
 
 
 def read_cells(results: Path) -> list[Cell]:

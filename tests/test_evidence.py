@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evidence.__main__ import STUDIES
 from evidence.analysis import group_cells, where_invalid, where_valid
-from evidence.cells import Arm, Cell, Scale, collect, marks, read_cells, result_of, run_cell
+from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.page import write_page
 from evidence.policies import POLICIES, run_policy_cell
 from evidence.trainings import run_training_cell
@@ -85,22 +85,31 @@ def test_seeds_are_pooled_sample_by_sample(verdicts: list[tuple[bool, bool, bool
     assert sum(part.correct for part in parts) == group.accuracy("other").correct
 
 
-def test_results_are_collected_as_far_as_there_are_any(tmp_path: Path) -> None:
-    folders = [tmp_path / str(seed) for seed in range(3)]
-    for seed in (2, 0):
-        run_cell(lambda folder, seed=seed: made_up("noise", "0%", seed, ARMS), folders[seed])
-    collect(folders, tmp_path / "results" / "noise.jsonl")
-    assert [cell.seed for cell in read_cells(tmp_path / "results" / "noise.jsonl")] == [0, 2]
-    assert not result_of(folders[1]).exists()
+class Instant:
+    """Work that takes no time, and must not be done twice."""
+
+    def __init__(self, seed: int, log: Path) -> None:
+        self.seed, self.log = seed, log
+
+    def __call__(self, folder: Path) -> Cell:
+        with self.log.open("a") as log:
+            log.write(f"{folder.name}\n")
+        return made_up("noise", "0%", self.seed, ARMS)
 
 
-def test_every_study_names_a_folder_of_its_own_for_each_cell(tmp_path: Path) -> None:
-    found = {
-        name: [folder for folder, _ in cells(tmp_path / name, name, range(3), TINY)] for name, cells in STUDIES.items()
-    }
-    folders = [folder for every in found.values() for folder in every]
-    assert len(set(folders)) == len(folders)
-    assert [len(found[name]) for name in ("noise", "shift", "policies")] == [12, 12, 12]
+def test_what_has_a_result_is_not_run_again_even_when_its_folder_is_lost(tmp_path: Path) -> None:
+    results, log = tmp_path / "results" / "noise.jsonl", tmp_path / "log"
+    works = {f"cell-{seed}": Instant(seed, log) for seed in range(3)}
+    run_cells({"cell-1": works["cell-1"]}, tmp_path / "one", results, 1)
+    run_cells(works, tmp_path / "two", results, 2)
+    assert [(cell.name, cell.seed) for cell in read_cells(results)] == [(f"cell-{seed}", seed) for seed in range(3)]
+    assert sorted(log.read_text().split()) == ["cell-0", "cell-1", "cell-2"]
+
+
+def test_every_cell_of_a_study_has_a_name_of_its_own(tmp_path: Path) -> None:
+    names = {study: [name for name, _ in cells(tmp_path, study, range(3), TINY)] for study, cells in STUDIES.items()}
+    assert all(len(set(every)) == len(every) for every in names.values())
+    assert [len(names[study]) for study in ("noise", "shift", "policies")] == [12, 12, 12]
 
 
 @pytest.mark.e2e
