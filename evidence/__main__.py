@@ -22,7 +22,7 @@ from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
 RESULTS = Path(__file__).parent / "results"
-NOISE_RATES = (0.0, 0.1, 0.2, 0.4)
+NOISE_RATES = (0.2, 0.0, 0.4, 0.1)
 FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""

@@ -18,6 +18,7 @@ from toolrefine.types import EvalItem
 
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, FRONTIER, ORACLE, NO_REFINEMENT = "full", "one-round", "frontier", "oracle", "no-refinement-data"
+ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
 
 
 def run_training_cell(
@@ -26,7 +27,8 @@ def run_training_cell(
     """Train every arm in folders that resume, and measure it on the same held-out samples.
 
     Arms, all of equally many optimizer steps: plain SFT on the pool as labelled; one round of selection; iterated
-    selection, without refinement data and with; the frontier; and an oracle, plain SFT on the right labels alone.
+    selection, without refinement data and with; the frontier; all labels at first where too little is solvable; and an
+    oracle, plain SFT on the right labels alone.
     """
     full = build_full(domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
@@ -61,7 +63,7 @@ def build_full(domain: str, noise: float, seed: int, scale: Scale) -> Config:
             "num_iterations": scale.num_iterations,
             "baseline": True,
             "datasets": [pool_of(domain, noise, seed, scale)],
-            "engine": {"max_batch_rows": 512},
+            "engine": {"max_batch_rows": 512, "dtype": "bfloat16"},
             "rollout": {"k": scale.k, "max_new_tokens": 96, "chunk_size": scale.num_pool, "waves": False},
             "selection": {"stop_when_stalled": False},
             "sft": {
@@ -100,6 +102,8 @@ def build_others(
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
     frontier = alone.selection.model_copy(update={"policy": "frontier"})
     yield FRONTIER, alone.model_copy(update={"selection": frontier})
+    eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
+    yield ALL_FIRST, alone.model_copy(update={"selection": eager})
     if not noise:
         return  # plain SFT is the oracle
     everything = alone.selection.model_copy(update={"policy": "all"})

@@ -84,6 +84,12 @@ def test_policies(config: SelectionConfig, expected: list[str]) -> None:
     assert [s.sample_id for s in selected] == expected
 
 
+@pytest.mark.parametrize(("min_solvable", "num_selected"), [(0.0, 2), (0.5, 2), (0.51, 4), (1.0, 4)])
+def test_everything_is_taken_where_too_little_is_solvable(min_solvable: float, num_selected: int) -> None:
+    pool, groups = make([0, 1], [1, 1], [0, 0], [1, None])
+    assert len(select(pool, groups, SelectionConfig(min_solvable=min_solvable))) == num_selected
+
+
 def test_a_missing_group_is_an_error() -> None:
     pool, groups = make([0], [0])
     with pytest.raises(ValueError, match="s1"):

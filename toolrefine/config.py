@@ -187,6 +187,9 @@ class SelectionConfig(Record):
     """solvable: pass@k > 0. frontier: solvable and not mastered. all: everything."""
     mastered_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     """frontier drops a sample whose pass_rate reaches this."""
+    min_solvable: float = Field(default=0.0, ge=0.0, le=1.0)
+    """An iteration in which less than this share is solvable takes everything: what the model cannot do yet it learns
+    from labels, wrong ones among them, and later iterations select."""
     stop_when_stalled: bool = True
     """End the loop when no more samples are solvable than in the iteration before."""
     suspect_agreement: float = Field(default=0.75, gt=0.0, le=1.0)

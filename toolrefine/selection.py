@@ -34,7 +34,9 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
     Raises:
         ValueError: a sample has no group, more than one, or an empty one.
     """
-    is_wanted = POLICIES[config.policy]
+    groups = align(pool, groups)
+    too_few = sum(map(is_solvable, groups)) < config.min_solvable * len(groups)
+    is_wanted = POLICIES["all" if too_few else config.policy]
     return [
         Selected(
             sample_id=group.sample_id,
@@ -43,7 +45,7 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
             pass_at_k=pass_at_k(group.n, group.num_correct, group.n),
             pass_rate=pass_rate(group),
         )
-        for group in align(pool, groups)
+        for group in groups
         if is_wanted(group, config)
     ]
 
