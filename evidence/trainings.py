@@ -102,8 +102,9 @@ def build_others(
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
     frontier = alone.selection.model_copy(update={"policy": "frontier"})
     yield FRONTIER, alone.model_copy(update={"selection": frontier})
-    eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
-    yield ALL_FIRST, alone.model_copy(update={"selection": eager})
+    if summarize(folder / FULL).iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
+        eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
+        yield ALL_FIRST, alone.model_copy(update={"selection": eager})
     if not noise:
         return  # plain SFT is the oracle
     everything = alone.selection.model_copy(update={"policy": "all"})
