@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from toolrefine.calibration import Budget, Calibration, calibrate, policies, policy_sheet, to_toml
 from toolrefine.cli.calibrate import calibrate as verb
-from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, load_policy
+from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.answers import Answers
 from toolrefine.engines.memory import RememberingEngine
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.errors import ConfigError, RequestError
 from toolrefine.formats import get_format
+from toolrefine.recipes import load_policy
 from toolrefine.refine import refine
 from toolrefine.rollout import to_prompt
 from toolrefine.types import Checkpoint, Completion, Prompt, Sample

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from toolrefine.config import load_config
 from toolrefine.errors import ConfigError
+from toolrefine.recipes import load_config
 
 RECIPES = sorted((REPO / "recipes").glob("*.toml"))
 

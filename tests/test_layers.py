@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 
 LAYERS = [
-    {"types", "config", "errors", "rundir", "seeds"},
+    {"types", "config", "recipes", "errors", "rundir", "seeds"},
     {"formats", "matching", "difficulty", "selection", "corpus", "intervals", "json_schema", "chat", "models", "nano"},
     {"datasets", "engines", "training", "benchmarks"},
     {"rollout", "refine", "evaluate", "benchmarking", "curate"},

@@ -65,8 +65,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model: select what it can solve, fine-tune, again. Resumes where an earlier attempt stopped."""
-    from toolrefine.config import load_config
     from toolrefine.loop import train as run_loop
+    from toolrefine.recipes import load_config
     from toolrefine.report import write_report
     from toolrefine.rundir import open_run
     from toolrefine.show import print_table

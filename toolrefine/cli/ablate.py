@@ -41,7 +41,7 @@ def ablate(
     from toolrefine.ablation import Ablation
     from toolrefine.ablation import ablate as run_ablation
     from toolrefine.ablation.table import notes, sheets
-    from toolrefine.config import load_config
+    from toolrefine.recipes import load_config
     from toolrefine.rundir import open_run
     from toolrefine.scoreboard import print_sheets
 

@@ -141,7 +141,8 @@ def make_config(overrides: list[str], **values: Any) -> BenchmarkConfig:
     Raises:
         ConfigError: a value does not fit.
     """
-    from toolrefine.config import BenchmarkConfig, apply_override
+    from toolrefine.config import BenchmarkConfig
+    from toolrefine.recipes import apply_override
 
     for override in overrides:
         apply_override(values, override)

@@ -139,7 +139,8 @@ def make_engine(server: str | None) -> EngineConfig:
 
 def make_refinement(policy: Path | None, max_rounds: int | None) -> RefinementConfig:
     """The refinement that a command line names: a policy's, or the paper's algorithm; max_rounds overrides it."""
-    from toolrefine.config import RefinementConfig, load_policy
+    from toolrefine.config import RefinementConfig
+    from toolrefine.recipes import load_policy
 
     found = load_policy(policy) if policy else RefinementConfig()
     return found if max_rounds is None else found.model_copy(update={"max_rounds": max_rounds})

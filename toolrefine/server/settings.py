@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError
 
-from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, apply_override, describe, read_toml
+from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, describe
 from toolrefine.errors import ConfigError
+from toolrefine.recipes import apply_override, read_toml
 from toolrefine.types import Record
 
 SUFFIX = ":refined"
