@@ -26,6 +26,7 @@ NOISE_RATES = (0.2, 0.0, 0.4, 0.1)
 FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""
+BASES = Path("build/bases")
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -84,9 +85,26 @@ def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
             yield training_cell(study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
 
 
-def training_cell(study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale) -> tuple[str, Work]:
+def base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """5: other bases, as scripts/train_nano.py makes them: every folder of BASES."""
+    for seed in seeds:
+        for base in sorted(path.parent for path in BASES.glob("*/config.json")):
+            name, work = training_cell(study, base.name, FAMILIAR, 0.2, seed, scale, model=str(base))
+            yield f"{base.name}-{name}", work
+
+
+def training_cell(
+    study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale, model: str = "nano"
+) -> tuple[str, Work]:
     work = partial(
-        run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
+        run_training_cell,
+        study=study,
+        condition=condition,
+        model=model,
+        domain=domain,
+        noise=rate,
+        seed=seed,
+        scale=scale,
     )
     return training_name(domain, rate, seed), work
 
@@ -134,7 +152,13 @@ def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
     yield "bfcl", partial(run_bfcl_cell, study=study, condition="BFCL", checkpoint=base, seed=0, scale=scale)
 
 
-STUDIES = {"noise": noise_cells, "shift": shift_cells, "policies": policy_cells, "real": real_cells}
+STUDIES = {
+    "noise": noise_cells,
+    "shift": shift_cells,
+    "policies": policy_cells,
+    "real": real_cells,
+    "bases": base_cells,
+}
 
 if __name__ == "__main__":
     main()

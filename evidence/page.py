@@ -23,8 +23,8 @@ MET = {True: "met", False: "**not met**"}
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, real = (
-        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies", "real")
+    noise, shift, policies, real, bases = (
+        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies", "real", "bases")
     )
     if noise:
         plot_noise(noise, plots / "noise.svg")
@@ -45,6 +45,7 @@ def write_page(results: Path, page: Path) -> None:
         noise_labels=label_table(noise),
         shift=training_tables(shift),
         shift_labels=label_table(shift),
+        bases=training_tables(bases),
         policies=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in policies],
         real=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in real],
         sizes=describe(noise + shift + policies),
@@ -60,7 +61,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def training_tables(groups: Sequence[Group]) -> str:
-    """Every arm of every condition against plain SFT."""
+    """Every arm of every condition against plain SFT; empty where there is none."""
+    if not groups:
+        return ""
     compared = [
         (group, name, group.compare("plain SFT", name))
         for group in groups
@@ -85,7 +88,7 @@ def training_tables(groups: Sequence[Group]) -> str:
                 against = [*points(pair), seeds, f"{p_values[group.condition, name]:.2g}"]
             rows.append(["" if number else group.condition, name, percent(accuracy), interval(accuracy), *against])
     return table(
-        ("wrong labels", "arm", "right, %", "95 %", "against plain SFT", "95 %", "fixed / broken", "by seed", "Holm"),
+        ("condition", "arm", "right, %", "95 %", "against plain SFT", "95 %", "fixed / broken", "by seed", "Holm"),
         rows,
     )
 
@@ -96,7 +99,9 @@ def points(pair: Paired) -> list[str]:
 
 
 def label_table(groups: Sequence[Group]) -> str:
-    """What was selected, and which labels were doubted, iteration by iteration."""
+    """What was selected, and which labels were doubted, iteration by iteration; empty where nothing was."""
+    if not groups:
+        return ""
     rows = []
     for group in groups:
         facts = group.cells[0].facts

@@ -22,7 +22,15 @@ ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
 
 
 def run_training_cell(
-    folder: Path, *, study: str, condition: str, domain: str, noise: float, seed: int, scale: Scale
+    folder: Path,
+    *,
+    study: str,
+    condition: str,
+    domain: str,
+    noise: float,
+    seed: int,
+    scale: Scale,
+    model: str = "nano",
 ) -> Cell:
     """Train every arm in folders that resume, and measure it on the same held-out samples.
 
@@ -30,23 +38,23 @@ def run_training_cell(
     selection, without refinement data and with; the frontier; all labels at first where too little is solvable; and an
     oracle, plain SFT on the right labels alone.
     """
-    full = build_full(domain, noise, seed, scale)
+    full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
     others = dict(build_others(full, folder, domain, noise, seed, scale))
     for name, config in others.items():
         with open_run(folder / name, config) as run:
             share_stages(folder / FULL, full, run.path, config)
-            model = train(config, run)
-            measure(model, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
+            trained = train(config, run)
+            measure(trained, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
     found = summarize(folder / FULL)
     arms = [
         answered("base", folder / FULL / "iterations/000"),
         answered("plain SFT", folder / FULL / "baseline"),
     ]
     for each in found.iterations:
-        trained = folder / FULL / f"iterations/{each.iteration:03d}"
-        arms.append(answered(f"iteration {each.iteration}", trained, **facts_of(each)))
+        place = folder / FULL / f"iterations/{each.iteration:03d}"
+        arms.append(answered(f"iteration {each.iteration}", place, **facts_of(each)))
     for name in others:
         facts = {} if name == ORACLE else facts_of(summarize(folder / name).iterations[-1])
         arms.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
@@ -54,11 +62,11 @@ def run_training_cell(
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
 
 
-def build_full(domain: str, noise: float, seed: int, scale: Scale) -> Config:
+def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -> Config:
     """The full method, and plain SFT beside it."""
     return Config.model_validate(
         {
-            "model": "nano",
+            "model": model,
             "seed": seed,
             "num_iterations": scale.num_iterations,
             "baseline": True,

@@ -28,7 +28,14 @@ import torch
 import torch.distributed as dist
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
@@ -99,7 +106,7 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.out)
     state_path = arguments.out / "state.pt"
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(model_config(tokenizer))
+    model = AutoModelForCausalLM.from_config(model_config(tokenizer, arguments))
     parameters = list(model.parameters())
     optimizers = build_optimizers(model)
     step = shard = num_tokens = 0
@@ -196,17 +203,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/nano"))
     parser.add_argument("--real", type=Path)
     parser.add_argument("--workers", type=int, default=4, help="processes, one core each")
+    parser.add_argument("--family", choices=["qwen3", "llama"], default="qwen3", help="of other bases than nano")
+    parser.add_argument("--width", type=int, default=192, help="of the model; a multiple of 64")
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--publish", action="store_true")
     return parser.parse_args()
 
 
-def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    return Qwen3Config(
+def model_config(tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace) -> PretrainedConfig:
+    family = Qwen3Config if arguments.family == "qwen3" else LlamaConfig
+    return family(
         vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
+        hidden_size=arguments.width,
+        intermediate_size=arguments.width * 8 // 3,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=arguments.width // 32,
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=4096,
@@ -218,7 +229,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     )
 
 
-def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon drives the matrices, AdamW embeddings and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -434,7 +445,7 @@ def misspell(text: str, rng: Random) -> str:
 
 
 def evaluate(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, domains: list[str], size: int = 150
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, domains: list[str], size: int = 150
 ) -> dict[str, float]:
     """Exact match, greedy, on held-out domains; the workers share the domains."""
     engine = TransformersEngine(copy.deepcopy(model).eval(), tokenizer, EngineConfig(), PROMPT)
