@@ -26,6 +26,7 @@ def write_page(results: Path, page: Path) -> None:
     noise, shift, policies, real, bases = (
         group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies", "real", "bases")
     )
+    noise.sort(key=lambda group: float(group.condition.rstrip("%")))
     if noise:
         plot_noise(noise, plots / "noise.svg")
     if shift:

@@ -44,7 +44,7 @@ def made_up(study: str, condition: str, seed: int, names: tuple[str, ...], n: in
 def write_all(results: Path) -> None:
     results.mkdir()
     for study, conditions, names in (
-        ("noise", ("0%", "20%"), ARMS),
+        ("noise", ("20%", "0%"), ARMS),
         ("shift", ("foundry, 20%",), ARMS),
         ("policies", ("observatory, base",), ("draft", *POLICIES, "calibrated", "vote of 3 samples")),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
@@ -73,6 +73,7 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     text = pages[0][Path("evidence.md")].decode()
     assert "3 seeds, n = 40 held out a seed" in text
     assert all(f"| {name} |" in text for name in ARMS)
+    assert text.index("| 0% | base |") < text.index("| 20% | base |")
 
 
 def test_a_page_can_be_written_before_anything_has_been_run(tmp_path: Path) -> None:
