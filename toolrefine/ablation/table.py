@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from toolrefine.ablation.arms import Way
 from toolrefine.ablation.result import AblationResult, ArmSummary, BenchmarkScores
+from toolrefine.ablation.variants import fixed_rounds
 from toolrefine.scoreboard import Sheet, change, figure_text, interval, percent
 
 COLUMN_OF: dict[Way, str] = {"draft": "draft", "adaptive": "adaptive", "fixed": "fixed rounds"}
@@ -23,16 +24,17 @@ def sheets(result: AblationResult) -> Iterator[Sheet]:
 
 def notes(result: AblationResult) -> Iterator[str]:
     """What a reader of the tables must know."""
-    rounds = result.config.recipe.refinement.max_rounds
+    refinement = result.config.recipe.refinement
+    rounds = refinement.max_rounds
     yield (
         "Figures with arrows are those of the iterations. Steps are optimizer steps from the base; plain SFT takes as "
         "many as the iterative method."
     )
     if rounds:
-        fixed = f"fixed rounds: always {rounds} of them" if rounds > 1 else "with one round, fixed rounds are the same"
+        fixed = f"always {rounds} of them" if fixed_rounds(refinement) else "the same here"
         yield (
-            f"adaptive: refinement until an answer comes again, {rounds} rounds at most; {fixed}. calls: calls of the "
-            "model for an average answer."
+            f"adaptive: refinement as the recipe has it, {rounds} rounds at most; fixed rounds: {fixed}. calls: calls of "
+            "the model for an average answer."
         )
     yield (
         "fixed: wrong in the other arm, right in this one; broken: the other way round. p: McNemar's exact test; Holm: "

@@ -51,8 +51,9 @@ def build_variants(recipe: Config) -> dict[str, Config]:
 
 
 def fixed_rounds(refinement: RefinementConfig) -> RefinementConfig | None:
-    """The same rounds without a stop; None where there is but one, which adaptive refinement takes too."""
-    return refinement.model_copy(update={"stop": "never"}) if refinement.max_rounds > 1 else None
+    """The same rounds without a stop; None where there is but one, or where no stop is to be left out."""
+    stops = refinement.max_rounds > 1 and refinement.how in ("ask", "explain")
+    return refinement.model_copy(update={"stop": "never"}) if stops else None
 
 
 def held_out_names(config: Config) -> list[str]:
