@@ -33,8 +33,8 @@ def notes(result: AblationResult) -> Iterator[str]:
     if rounds:
         fixed = f"always {rounds} of them" if fixed_rounds(refinement) else "the same here"
         yield (
-            f"adaptive: refinement as the recipe has it, {rounds} rounds at most; fixed rounds: {fixed}. calls: calls of "
-            "the model for an average answer."
+            f"adaptive: refinement as the recipe has it, {rounds} rounds at most; fixed rounds: {fixed}. calls: calls "
+            "of the model for an average answer."
         )
     yield (
         "fixed: wrong in the other arm, right in this one; broken: the other way round. p: McNemar's exact test; Holm: "
