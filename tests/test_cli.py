@@ -125,7 +125,7 @@ def test_train_show_and_report(model: str, tmp_path: Path) -> None:
     comparisons = {c["against"]: c for arm in shown["arms"] for c in arm["comparisons"] if arm["name"] == "iteration 1"}
     assert {"fixed", "broken", "difference", "low", "high"} <= comparisons["plain SFT"].keys()
     assert "<html" in Path(result["report"]).read_text()
-    assert "toolworld-observatory" in run("show", str(folder), "--transcripts", "1").stdout
+    assert "toolworld-foundry" in run("show", str(folder), "--transcripts", "1").stdout
 
 
 @pytest.mark.parametrize(
