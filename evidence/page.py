@@ -121,7 +121,7 @@ def label_table(groups: Sequence[Group]) -> str:
                 ]
             )
     columns = (
-        "wrong labels",
+        "condition",
         "before training",
         "selected",
         "wrong ones among them",
