@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evidence.cells import Scale, Work, run_cells
 from evidence.policies import run_policy_cell
-from evidence.real import real_samples, run_bfcl_cell
+from evidence.real import real_dev, real_held_out, run_bfcl_cell
 from evidence.trainings import FULL, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
@@ -27,7 +27,6 @@ FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""
 BASES = Path("build/bases")
-QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
 
         write_page(arguments.results, arguments.page)
         return
-    os.environ.update({"OMP_NUM_THREADS": "1", **QUIET})
+    os.environ["OMP_NUM_THREADS"] = "1"  # cells run side by side: more threads would only wait for each other
     scale = Scale(
         num_held_out=arguments.held_out,
         num_dev=max(1, arguments.held_out // 2),
@@ -125,8 +124,8 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
                     study=study,
                     condition=f"{domain}, {name}",
                     checkpoint=Checkpoint(model=model),
-                    dev=list(generate(domain, scale.num_dev, 3_000 + seed)),
-                    held_out=list(generate(domain, scale.num_held_out, 4_000 + seed)),
+                    dev=partial(generate, domain, scale.num_dev, 3_000 + seed),
+                    held_out=partial(generate, domain, scale.num_held_out, 4_000 + seed),
                     seed=seed,
                     scale=scale,
                 )
@@ -137,14 +136,13 @@ def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
     """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it."""
     base = Checkpoint(model="nano")
     if REAL_DATA.exists():
-        dev, held_out = real_samples(REAL_DATA, scale.num_dev)
         work: Work = partial(
             run_policy_cell,
             study=study,
             condition="real data",
             checkpoint=base,
-            dev=dev,
-            held_out=held_out[: scale.num_held_out],
+            dev=partial(real_dev, REAL_DATA, scale.num_dev),
+            held_out=partial(real_held_out, REAL_DATA, scale.num_held_out),
             seed=0,
             scale=scale,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from toolrefine.cli.common import quiet_libraries
+from toolrefine.rundir import read_records, write_records
 from toolrefine.types import Record
 
 
@@ -73,7 +74,7 @@ def run_cells(works: Mapping[str, Work], folder: Path, results: Path, jobs: int)
     """
     known = {cell.name: cell for cell in read_cells(results)}
     todo = {name: work for name, work in works.items() if name not in known}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=use_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = [pool.submit(run_cell, work, folder / name, name) for name, work in todo.items()]
         for number, done in enumerate(as_completed(running), 1):
             cell = done.result()
@@ -85,25 +86,18 @@ def run_cells(works: Mapping[str, Work], folder: Path, results: Path, jobs: int)
 def run_cell(work: Work, folder: Path, name: str) -> Cell:
     """Do the work of a cell."""
     folder.mkdir(parents=True, exist_ok=True)
-    return work(folder).model_copy(update={"name": name})
-
-
-def use_one_thread() -> None:
-    """Cells run side by side: more threads would only wait for each other."""
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with quiet_libraries():
+        return work(folder).model_copy(update={"name": name})
 
 
 def write_cells(results: Path, cells: Iterable[Cell]) -> None:
     """A line a cell, all or nothing."""
     results.parent.mkdir(parents=True, exist_ok=True)
     partial = results.with_name(results.name + ".partial")
-    partial.write_text("".join(cell.model_dump_json(exclude_defaults=True) + "\n" for cell in cells))
+    write_records(partial, cells)
     partial.replace(results)
 
 
 def read_cells(results: Path) -> list[Cell]:
     """The cells of a study; none where it has not been run."""
-    return [Cell.model_validate_json(line) for line in results.read_text().splitlines()] if results.exists() else []
+    return list(read_records(results, Cell)) if results.exists() else []

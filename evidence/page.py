@@ -47,8 +47,8 @@ def write_page(results: Path, page: Path) -> None:
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
-        policies=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in policies],
-        real=[(group.condition, plots.name + "/" + plot_name(group), policy_table(group)) for group in real],
+        policies=policy_sections(policies, plots.name),
+        real=policy_sections(real, plots.name),
         sizes=describe(noise + shift + policies),
         plots=plots.name,
     )
@@ -135,6 +135,11 @@ def label_table(groups: Sequence[Group]) -> str:
 def fact(key: str, arm: Arm) -> float:
     """A fact of an arm; 0 where it does not have it."""
     return float(arm.facts.get(key, 0))
+
+
+def policy_sections(groups: Sequence[Group], plots: str) -> list[tuple[str, str, str]]:
+    """Title, plot and table of each condition."""
+    return [(group.condition, f"{plots}/{plot_name(group)}", policy_table(group)) for group in groups]
 
 
 def policy_table(group: Group) -> str:

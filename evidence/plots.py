@@ -50,26 +50,26 @@ def plot_costs(group: Group, path: Path) -> None:
     """Accuracy against calls a sample, a point a policy."""
     figure, axes = new_figure("calls a sample", "right, %")
     for number, name in enumerate(group.arm_names):
-        accuracy = group.accuracy(name)
-        axes.errorbar(
-            group.mean(name, lambda arm: arm.calls),
-            100 * accuracy.accuracy,
-            yerr=[[100 * (accuracy.accuracy - accuracy.low)], [100 * (accuracy.high - accuracy.accuracy)]],
-            marker=MARKERS[number % len(MARKERS)],
-            color="grey" if name.startswith(RIVALS) else f"C{number % 10}",
-            linestyle="none",
-            label=name,
-        )
+        cost = group.mean(name, lambda arm: arm.calls)
+        color = "grey" if name.startswith(RIVALS) else f"C{number % 10}"
+        draw(axes, [cost], [group.accuracy(name)], name, MARKERS[number % len(MARKERS)], color)
     axes.set_title(group.condition)
     save(figure, axes, path)
 
 
-def draw(axes: Axes, xs: Sequence[str], accuracies: Sequence[Accuracy], label: str, marker: str) -> None:
+def draw(
+    axes: Axes,
+    xs: Sequence[str] | Sequence[float],
+    accuracies: Sequence[Accuracy],
+    label: str,
+    marker: str,
+    color: str | None = None,
+) -> None:
     """A line with 95 % intervals."""
     middles = [100 * each.accuracy for each in accuracies]
     lows = [100 * (each.accuracy - each.low) for each in accuracies]
     highs = [100 * (each.high - each.accuracy) for each in accuracies]
-    axes.errorbar(xs, middles, yerr=[lows, highs], label=label, marker=marker, capsize=3)
+    axes.errorbar(xs, middles, yerr=[lows, highs], label=label, marker=marker, color=color, capsize=3)
 
 
 def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:

@@ -38,6 +38,8 @@ POLICIES = {
     "resample, accept likelier, 4 rounds": RefinementConfig(max_rounds=4, how="resample", accept="likelier"),
 }
 CHOSEN = "calibrated"
+Source = Callable[[], Iterable[Sample]]
+"""Makes samples, in the process that needs them."""
 
 
 def run_policy_cell(
@@ -46,8 +48,8 @@ def run_policy_cell(
     study: str,
     condition: str,
     checkpoint: Checkpoint,
-    dev: Sequence[Sample],
-    held_out: Sequence[Sample],
+    dev: Source,
+    held_out: Source,
     seed: int,
     scale: Scale,
 ) -> Cell:
@@ -55,20 +57,21 @@ def run_policy_cell(
 
     The first arm is the greedy draft. Facts of the cell tell which drafts break their schema, and the chosen policy.
     """
+    dev_samples, samples = list(dev()), list(held_out())
     config = EngineConfig(max_batch_rows=512)
+    free = RefinementConfig(max_rounds=0)
     with open_engine(checkpoint, config, PROMPT) as plain:
         answers = Answers(str(folder / "dev.jsonl"), checkpoint)
-        found = calibrate(RememberingEngine(plain, answers), dev, PROMPT, Budget(calls=MAX_CALLS), SAMPLED)
+        found = calibrate(RememberingEngine(plain, answers), dev_samples, PROMPT, Budget(calls=MAX_CALLS), SAMPLED)
         engine = RememberingEngine(plain, Answers(str(folder / "held-out.jsonl"), checkpoint))
-        drafts = [each.draft for each in ask(engine, held_out, RefinementConfig(max_rounds=0))]
-        arms = [Arm(name="draft", verdicts=judge(drafts, held_out), tokens=mean(each.num_tokens for each in drafts))]
+        drafts = [each.draft for each in ask(engine, samples, free)]
+        arms = [Arm(name="draft", verdicts=judge(drafts, samples), tokens=mean(each.num_tokens for each in drafts))]
         for name, policy in (POLICIES | {CHOSEN: found.refinement}).items():
-            arms.append(refined(name, ask(engine, held_out, policy), held_out))
+            arms.append(refined(name, ask(engine, samples, policy), samples))
         constrained = GREEDY.model_copy(update={"constrain": True})
-        free = RefinementConfig(max_rounds=0)
-        arms.append(refined("constrained decoding", ask(engine, held_out, free, constrained), held_out))
-        arms += sampled_arms(plain, held_out)
-    invalid = [find_fault(draft, sample.tools) is not None for draft, sample in zip(drafts, held_out, strict=True)]
+        arms.append(refined("constrained decoding", ask(engine, samples, free, constrained), samples))
+        arms += sampled_arms(plain, samples)
+    invalid = [find_fault(draft, sample.tools) is not None for draft, sample in zip(drafts, samples, strict=True)]
     facts = {"invalid": marks(invalid), "chosen": found.refinement.model_dump(exclude_defaults=True)}
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
 

@@ -26,11 +26,16 @@ BFCL_POLICIES = (
 CONSTRAINED = "constrained decoding"
 
 
-def real_samples(folder: Path, num_dev: int) -> tuple[list[Sample], list[Sample]]:
-    """Samples to choose a policy on, and the held-out ones: of tools seen in training and of new ones."""
-    rows = FileDataset(format="canonical", source=str(folder / "train.jsonl.gz"), offset=DEV_OFFSET, limit=num_dev)
-    held_out = [FileDataset(format="canonical", source=str(folder / name)) for name in DEV_SETS]
-    return load_pool([rows]), load_pool(held_out)
+def real_dev(folder: Path, size: int) -> list[Sample]:
+    """Samples to choose a policy on, which nano was not trained on."""
+    source = str(folder / "train.jsonl.gz")
+    return load_pool([FileDataset(format="canonical", source=source, offset=DEV_OFFSET, limit=size)])
+
+
+def real_held_out(folder: Path, size: int) -> list[Sample]:
+    """Samples with tools seen in training, then with new ones."""
+    files = [FileDataset(format="canonical", source=str(folder / name)) for name in DEV_SETS]
+    return load_pool(files)[:size]
 
 
 def run_bfcl_cell(folder: Path, *, study: str, condition: str, checkpoint: Checkpoint, seed: int, scale: Scale) -> Cell:

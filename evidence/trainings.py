@@ -8,11 +8,10 @@ from typing import Any
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.ablation.variants import share_stages
-from toolrefine.config import Config, EvaluationConfig
+from toolrefine.config import Config, EvaluationConfig, FileDataset
 from toolrefine.datasets.export import write_samples
-from toolrefine.datasets.toolworld import generate
 from toolrefine.loop import load_held_out, measure, train
-from toolrefine.rundir import RunDir, evaluation_stage, open_run
+from toolrefine.rundir import POOL, RunDir, evaluation_stage, open_run
 from toolrefine.summary import load, summarize
 from toolrefine.types import EvalItem
 
@@ -41,7 +40,7 @@ def run_training_cell(
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
-    others = dict(build_others(full, folder, domain, noise, seed, scale))
+    others = dict(build_others(full, folder))
     for name, config in others.items():
         with open_run(folder / name, config) as run:
             share_stages(folder / FULL, full, run.path, config)
@@ -70,7 +69,15 @@ def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -
             "seed": seed,
             "num_iterations": scale.num_iterations,
             "baseline": True,
-            "datasets": [pool_of(domain, noise, seed, scale)],
+            "datasets": [
+                {
+                    "format": "toolworld",
+                    "domain": domain,
+                    "size": scale.num_pool,
+                    "seed": 1_000 + seed,
+                    "wrong_label_rate": noise,
+                }
+            ],
             "engine": {"max_batch_rows": 512, "dtype": "bfloat16"},
             "rollout": {"k": scale.k, "max_new_tokens": 96, "chunk_size": scale.num_pool, "waves": False},
             "selection": {"stop_when_stalled": False},
@@ -99,12 +106,11 @@ def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -
     )
 
 
-def build_others(
-    full: Config, folder: Path, domain: str, noise: float, seed: int, scale: Scale
-) -> Iterator[tuple[str, Config]]:
+def build_others(full: Config, folder: Path) -> Iterator[tuple[str, Config]]:
     """Folder -> config of the other trainings. They measure nothing: only their last model answers."""
     alone = full.model_copy(update={"baseline": False, "evaluation": EvaluationConfig()})
-    all_steps = alone.sft.model_copy(update={"max_steps": scale.steps * scale.num_iterations})
+    num_steps = (full.sft.max_steps or 0) * full.num_iterations
+    all_steps = alone.sft.model_copy(update={"max_steps": num_steps})
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
@@ -113,17 +119,19 @@ def build_others(
     if summarize(folder / FULL).iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})
-    if not noise:
+    pool = load(folder / FULL, POOL)
+    right = [sample for sample in pool if sample.meta["label"] == "ok"]
+    if len(right) == len(pool):
         return  # plain SFT is the oracle
+    path = folder / "right-labels.jsonl"
+    write_samples(path, right)
     everything = alone.selection.model_copy(update={"policy": "all"})
-    clean_pool = write_clean_pool(folder, domain, noise, seed, scale)
-    clean = Config.model_validate({**full.model_dump(), "datasets": [clean_pool]})
     yield (
         ORACLE,
         alone.model_copy(
             update={
                 "num_iterations": 1,
-                "datasets": clean.datasets,
+                "datasets": (FileDataset(format="canonical", source=str(path)),),
                 "selection": everything,
                 "corpus": without,
                 "rollout": alone.rollout.model_copy(update={"k": 1}),
@@ -131,21 +139,6 @@ def build_others(
             }
         ),
     )
-
-
-def pool_of(domain: str, noise: float, seed: int, scale: Scale) -> dict[str, Any]:
-    """The data set to train on."""
-    size = scale.num_pool
-    return {"format": "toolworld", "domain": domain, "size": size, "seed": 1_000 + seed, "wrong_label_rate": noise}
-
-
-def write_clean_pool(folder: Path, domain: str, noise: float, seed: int, scale: Scale) -> dict[str, Any]:
-    """The same pool without the samples whose label is wrong, as a file."""
-    path = folder / "right-labels.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = generate(domain, scale.num_pool, 1_000 + seed, noise)
-    write_samples(path, (sample for sample in samples if sample.meta["label"] == "ok"))
-    return {"format": "canonical", "source": str(path)}
 
 
 def answered(name: str, folder: Path, **facts: Any) -> Arm:

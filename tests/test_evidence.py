@@ -126,8 +126,8 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
         study="policies",
         condition="c",
         checkpoint=Checkpoint(model=str(tmp_path / "full/iterations/002/model")),
-        dev=samples[:6],
-        held_out=samples[6:],
+        dev=lambda: samples[:6],
+        held_out=lambda: samples[6:],
         seed=0,
         scale=TINY,
     )

@@ -45,10 +45,11 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """N completions of each prompt, in the order of the prompts.
 
-        Raises ConfigError where params.constrain is set and this engine cannot.
-
         With accept, completions may be sampled in waves of wave_sizes(n): a prompt then ends with the first wave that
         holds an accepted one, and has fewer. Completion i is the same either way.
+
+        Raises:
+            ConfigError: params.constrain is set, and this engine cannot constrain answers.
         """
         ...
 
