@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from evidence.cells import Scale, Work, run_cells
-from evidence.policies import run_policy_cell
-from evidence.real import real_dev, real_held_out, run_bfcl_cell
+from evidence.policies import Questions, Samples, questions, run_policy_cell
+from evidence.real import bfcl_questions, real_dev, real_held_out
 from evidence.trainings import FULL, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
@@ -118,36 +118,36 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
         for domain, source in ((FAMILIAR, "noise"), (OTHER_STYLE, "shift")):
             trained = out / source / training_name(domain, 0.2, seed) / FULL
             last = trained / f"iterations/{scale.num_iterations:03d}/model"
+            dev = partial(generate, domain, scale.num_dev, 3_000 + seed)
+            held_out = partial(questions, partial(generate, domain, scale.num_held_out, 4_000 + seed))
             for name, model in {"base": "nano", "trained": str(last)}.items():
-                work = partial(
-                    run_policy_cell,
-                    study=study,
-                    condition=f"{domain}, {name}",
-                    checkpoint=Checkpoint(model=model),
-                    dev=partial(generate, domain, scale.num_dev, 3_000 + seed),
-                    held_out=partial(generate, domain, scale.num_held_out, 4_000 + seed),
-                    seed=seed,
-                    scale=scale,
-                )
+                work = policy_work(study, f"{domain}, {name}", model, dev, held_out, seed, scale)
                 yield f"{domain}-{name}-{seed}", work
 
 
 def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it."""
-    base = Checkpoint(model="nano")
+    dev = None
     if REAL_DATA.exists():
-        work: Work = partial(
-            run_policy_cell,
-            study=study,
-            condition="real data",
-            checkpoint=base,
-            dev=partial(real_dev, REAL_DATA, scale.num_dev),
-            held_out=partial(real_held_out, REAL_DATA, scale.num_held_out),
-            seed=0,
-            scale=scale,
-        )
-        yield "real", work
-    yield "bfcl", partial(run_bfcl_cell, study=study, condition="BFCL", checkpoint=base, seed=0, scale=scale)
+        dev = partial(real_dev, REAL_DATA, scale.num_dev)
+        held_out = partial(questions, partial(real_held_out, REAL_DATA, scale.num_held_out))
+        yield "real", policy_work(study, "real data", "nano", dev, held_out, 0, scale)
+    yield "bfcl", policy_work(study, "BFCL", "nano", dev, partial(bfcl_questions, scale.num_held_out), 0, scale)
+
+
+def policy_work(
+    study: str, condition: str, model: str, dev: Samples | None, held_out: Questions, seed: int, scale: Scale
+) -> Work:
+    return partial(
+        run_policy_cell,
+        study=study,
+        condition=condition,
+        checkpoint=Checkpoint(model=model),
+        dev=dev,
+        held_out=held_out,
+        seed=seed,
+        scale=scale,
+    )
 
 
 STUDIES = {

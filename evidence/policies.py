@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.benchmarking import best, vote
@@ -15,7 +17,7 @@ from toolrefine.engines.memory import RememberingEngine
 from toolrefine.matching import score
 from toolrefine.refine import find_fault, refine
 from toolrefine.rollout import chunks, to_prompt
-from toolrefine.types import Checkpoint, Completion, Refinement, Sample
+from toolrefine.types import Checkpoint, Completion, Prompt, Refinement, Sample
 
 PROMPT = PromptConfig()
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=128)
@@ -38,8 +40,28 @@ POLICIES = {
     "resample, accept likelier, 4 rounds": RefinementConfig(max_rounds=4, how="resample", accept="likelier"),
 }
 CHOSEN = "calibrated"
-Source = Callable[[], Iterable[Sample]]
+
+
+class Question(NamedTuple):
+    """What is asked, and how answers are judged."""
+
+    prompt: Prompt
+    is_right: Callable[[Completion], bool]
+
+
+Samples = Callable[[], Iterable[Sample]]
 """Makes samples, in the process that needs them."""
+Questions = Callable[[], Iterable[Question]]
+
+
+def questions(samples: Samples) -> list[Question]:
+    """Samples as questions: right is an exact match of all calls."""
+    return [Question(to_prompt(sample), partial(is_right, sample)) for sample in samples()]
+
+
+def is_right(sample: Sample, completion: Completion) -> bool:
+    """Whether an answer to a sample is its label."""
+    return score(completion, sample).correct
 
 
 def run_policy_cell(
@@ -48,60 +70,64 @@ def run_policy_cell(
     study: str,
     condition: str,
     checkpoint: Checkpoint,
-    dev: Source,
-    held_out: Source,
+    dev: Samples | None,
+    held_out: Questions,
     seed: int,
     scale: Scale,
 ) -> Cell:
-    """Answer the held-out samples in every way; one policy has been chosen on dev within MAX_CALLS calls a sample.
+    """Answer the held-out questions in every way; one policy has been chosen on dev within MAX_CALLS calls a sample.
 
     The first arm is the greedy draft. Facts of the cell tell which drafts break their schema, and the chosen policy.
     """
-    dev_samples, samples = list(dev()), list(held_out())
+    asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
-    free = RefinementConfig(max_rounds=0)
+    ways = dict(POLICIES)
+    facts: dict[str, Any] = {}
     with open_engine(checkpoint, config, PROMPT) as plain:
-        answers = Answers(str(folder / "dev.jsonl"), checkpoint)
-        found = calibrate(RememberingEngine(plain, answers), dev_samples, PROMPT, Budget(calls=MAX_CALLS), SAMPLED)
+        if dev is not None:
+            answers = Answers(str(folder / "dev.jsonl"), checkpoint)
+            remembering = RememberingEngine(plain, answers)
+            ways[CHOSEN] = calibrate(remembering, list(dev()), PROMPT, Budget(calls=MAX_CALLS), SAMPLED).refinement
+            facts["chosen"] = ways[CHOSEN].model_dump(exclude_defaults=True)
         engine = RememberingEngine(plain, Answers(str(folder / "held-out.jsonl"), checkpoint))
-        drafts = [each.draft for each in ask(engine, samples, free)]
-        arms = [Arm(name="draft", verdicts=judge(drafts, samples), tokens=mean(each.num_tokens for each in drafts))]
-        for name, policy in (POLICIES | {CHOSEN: found.refinement}).items():
-            arms.append(refined(name, ask(engine, samples, policy), samples))
+        free = RefinementConfig(max_rounds=0)
+        drafts = [each.draft for each in ask(engine, asked, free)]
+        arms = [Arm(name="draft", verdicts=judge(drafts, asked), tokens=mean(each.num_tokens for each in drafts))]
+        arms += [refined(name, ask(engine, asked, policy), asked) for name, policy in ways.items()]
         constrained = GREEDY.model_copy(update={"constrain": True})
-        arms.append(refined("constrained decoding", ask(engine, samples, free, constrained), samples))
-        arms += sampled_arms(plain, samples)
-    invalid = [find_fault(draft, sample.tools) is not None for draft, sample in zip(drafts, samples, strict=True)]
-    facts = {"invalid": marks(invalid), "chosen": found.refinement.model_dump(exclude_defaults=True)}
+        arms.append(refined("constrained decoding", ask(engine, asked, free, constrained), asked))
+        arms += sampled_arms(plain, asked)
+    invalid = [find_fault(draft, each.prompt.tools) is not None for draft, each in zip(drafts, asked, strict=True)]
+    facts["invalid"] = marks(invalid)
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
 
 
 def ask(
-    engine: Engine, samples: Sequence[Sample], policy: RefinementConfig, params: SamplingParams = GREEDY
+    engine: Engine, asked: Sequence[Question], policy: RefinementConfig, params: SamplingParams = GREEDY
 ) -> list[Refinement]:
-    """Answers to samples by a policy."""
+    """Answers to questions by a policy."""
     return [
         refinement
-        for chunk in chunks(samples, CHUNK_SIZE)
-        for refinement in refine(engine, [to_prompt(sample) for sample in chunk], policy, PROMPT, params)
+        for chunk in chunks(asked, CHUNK_SIZE)
+        for refinement in refine(engine, [each.prompt for each in chunk], policy, PROMPT, params)
     ]
 
 
-def refined(name: str, found: Sequence[Refinement], samples: Sequence[Sample]) -> Arm:
+def refined(name: str, found: Sequence[Refinement], asked: Sequence[Question]) -> Arm:
     """An arm from the rounds of a policy."""
     return Arm(
         name=name,
-        verdicts=judge([each.final for each in found], samples),
+        verdicts=judge([each.final for each in found], asked),
         calls=mean(each.num_calls for each in found),
         tokens=mean(each.num_tokens for each in found),
     )
 
 
-def sampled_arms(engine: Engine, samples: Sequence[Sample]) -> Iterator[Arm]:
+def sampled_arms(engine: Engine, asked: Sequence[Question]) -> Iterator[Arm]:
     """Votes and best-of-n of samples drawn without a greedy draft."""
     groups: list[list[Completion]] = []
-    for chunk in chunks(samples, CHUNK_SIZE):
-        groups += engine.sample([to_prompt(sample) for sample in chunk], NUM_SAMPLES, SAMPLED)
+    for chunk in chunks(asked, CHUNK_SIZE):
+        groups += engine.sample([each.prompt for each in chunk], NUM_SAMPLES, SAMPLED)
     ways: dict[str, tuple[Callable[[Sequence[Completion]], int], tuple[int, ...]]] = {
         "vote": (vote, (3, 5, 8)),
         "best": (best, (2, 5, 8)),
@@ -110,12 +136,12 @@ def sampled_arms(engine: Engine, samples: Sequence[Sample]) -> Iterator[Arm]:
         for n in sizes:
             chosen = [group[choose(group[:n])] for group in groups]
             tokens = mean(sum(each.num_tokens for each in group[:n]) for group in groups)
-            yield Arm(name=f"{way} of {n} samples", verdicts=judge(chosen, samples), calls=float(n), tokens=tokens)
+            yield Arm(name=f"{way} of {n} samples", verdicts=judge(chosen, asked), calls=float(n), tokens=tokens)
 
 
-def judge(completions: Sequence[Completion], samples: Sequence[Sample]) -> str:
+def judge(completions: Sequence[Completion], asked: Sequence[Question]) -> str:
     """Verdicts as Arm has them."""
-    return marks(score(each, sample).correct for each, sample in zip(completions, samples, strict=True))
+    return marks(each.is_right(completion) for completion, each in zip(completions, asked, strict=True))
 
 
 def mean(numbers: Iterable[int]) -> float:

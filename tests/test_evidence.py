@@ -11,7 +11,7 @@ from evidence.__main__ import STUDIES
 from evidence.analysis import group_cells, where_invalid, where_valid
 from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.page import write_page
-from evidence.policies import POLICIES, run_policy_cell
+from evidence.policies import POLICIES, questions, run_policy_cell
 from evidence.trainings import run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.intervals import paired
@@ -127,7 +127,7 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
         condition="c",
         checkpoint=Checkpoint(model=str(tmp_path / "full/iterations/002/model")),
         dev=lambda: samples[:6],
-        held_out=lambda: samples[6:],
+        held_out=lambda: questions(lambda: samples[6:]),
         seed=0,
         scale=TINY,
     )
@@ -135,3 +135,15 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     assert {"draft", *POLICIES, "calibrated", "constrained decoding", "vote of 8 samples"} <= set(arms)
     assert arms["invalid: constrain"].calls <= 2.0
     assert arms["vote of 5 samples"].calls == 5.0
+    with_no_dev = run_policy_cell(
+        tmp_path / "no-dev",
+        study="real",
+        condition="c",
+        checkpoint=Checkpoint(model="nano"),
+        dev=None,
+        held_out=lambda: questions(lambda: samples[:6]),
+        seed=0,
+        scale=TINY,
+    )
+    assert "calibrated" not in {arm.name for arm in with_no_dev.arms}
+    assert [len(arm.verdicts) for arm in with_no_dev.arms] == [6] * len(with_no_dev.arms)
