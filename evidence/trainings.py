@@ -16,8 +16,10 @@ from toolrefine.summary import load, summarize
 from toolrefine.types import EvalItem
 
 HELD_OUT, ANSWERS = "held-out", "answers"
-FULL, ONE_ROUND, FRONTIER, ORACLE, NO_REFINEMENT = "full", "one-round", "frontier", "oracle", "no-refinement-data"
+FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
+SUSPECT_AGREEMENT = 0.5
+LEARNABLE_ALONE = "learnable-without-refinement-data"
 
 
 def run_training_cell(
@@ -115,7 +117,11 @@ def build_others(full: Config, folder: Path) -> Iterator[tuple[str, Config]]:
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
     frontier = alone.selection.model_copy(update={"policy": "frontier"})
-    yield FRONTIER, alone.model_copy(update={"selection": frontier})
+    yield "frontier", alone.model_copy(update={"selection": frontier})
+    for policy in ("unsuspected", "learnable"):
+        doubting = alone.selection.model_copy(update={"policy": policy, "suspect_agreement": SUSPECT_AGREEMENT})
+        yield policy, alone.model_copy(update={"selection": doubting})
+    yield LEARNABLE_ALONE, alone.model_copy(update={"selection": doubting, "corpus": without})
     if summarize(folder / FULL).iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})

@@ -75,11 +75,15 @@ def test_pass_at_k_of_waves_looks_at_the_first_completions() -> None:
         (SelectionConfig(), ["s0", "s1"]),
         (SelectionConfig(policy="frontier"), ["s1"]),
         (SelectionConfig(policy="frontier", mastered_rate=0.5), []),
-        (SelectionConfig(policy="all"), ["s0", "s1", "s2", "s3"]),
+        (SelectionConfig(policy="unsuspected"), ["s0", "s1", "s2", "s3"]),
+        (SelectionConfig(policy="unsuspected", suspect_agreement=0.5), ["s0", "s1", "s3"]),
+        (SelectionConfig(policy="learnable"), ["s1", "s2", "s3"]),
+        (SelectionConfig(policy="learnable", suspect_agreement=0.5, mastered_rate=0.5), ["s3"]),
+        (SelectionConfig(policy="all"), ["s0", "s1", "s2", "s3", "s4"]),
     ],
 )
 def test_policies(config: SelectionConfig, expected: list[str]) -> None:
-    pool, groups = make([0, 0], [0, 1], [1, 2], [None, None])
+    pool, groups = make([0, 0], [0, 1], [1, 2], [None, None], [1, 1])
     selected = select(pool, groups[::-1], config)
     assert [s.sample_id for s in selected] == expected
 
@@ -96,8 +100,8 @@ def test_a_missing_group_is_an_error() -> None:
         select(pool, groups[:1], SelectionConfig())
 
 
-def test_suspects_are_what_the_model_agrees_on_against_the_label() -> None:
-    pool, groups = make([1, 1, 1, 2], [0, 0, 0, 0], [1, 1, 2, 2], [None] * 4, [3, 3, 3, 3])
+def test_suspects_are_never_given_and_contradicted_with_one_voice() -> None:
+    pool, groups = make([1, 1, 1, 2], [0, 0, 0, 0], [1, 1, 2, 2], [None] * 4, [3, 3, 3, 3], [1, 1, 1, 0])
     suspects = find_suspects(pool, groups, SelectionConfig(suspect_agreement=0.75))
     assert [(s.sample_id, s.agreement) for s in suspects] == [("s0", 0.75), ("s4", 1.0)]
     assert suspects[0].answer.tool_calls[0].arguments == {"a": 1}

@@ -15,14 +15,33 @@ def is_solvable(group: Group) -> bool:
     return group.num_correct > 0
 
 
-def is_frontier(group: Group, config: SelectionConfig) -> bool:
-    """Whether the model solves the sample, but not yet as often as config.mastered_rate."""
-    return is_solvable(group) and pass_rate(group) < config.mastered_rate
+def is_mastered(group: Group, config: SelectionConfig) -> bool:
+    """Whether the model solves the sample as often as config.mastered_rate."""
+    return pass_rate(group) >= config.mastered_rate
+
+
+def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | None:
+    """The answer that the model agrees on with itself where it never gives the label: its place, and how many give it.
+
+    None where the label is not to be doubted. Answers agree when they are the same calls, or both make none. Answers
+    that cannot be read or were cut off count among the completions, but agree with nothing.
+    """
+    found = majority(group.completions)
+    if found is None or is_solvable(group) or found[1] / group.n < config.suspect_agreement:
+        return None
+    return found
+
+
+def is_suspect(group: Group, config: SelectionConfig) -> bool:
+    """Whether the model contradicts the label."""
+    return contradiction(group, config) is not None
 
 
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
     "solvable": lambda group, config: is_solvable(group),
-    "frontier": is_frontier,
+    "frontier": lambda group, config: is_solvable(group) and not is_mastered(group, config),
+    "unsuspected": lambda group, config: not is_suspect(group, config),
+    "learnable": lambda group, config: not is_suspect(group, config) and not is_mastered(group, config),
     "all": lambda group, config: True,
 }
 """SelectionConfig.policy -> whether to train on the sample of a group."""
@@ -51,31 +70,22 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
 
 
 def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionConfig) -> list[Suspect]:
-    """Find the samples on which the model agrees with itself against the label, in the order of the pool.
-
-    Answers agree when they are the same calls, or both make none. Answers that cannot be read or were cut off count
-    among the completions, but agree with nothing.
+    """Find the samples whose label the model contradicts, in the order of the pool.
 
     Raises:
         ValueError: a sample has no group, more than one, or an empty one.
     """
-    suspects = []
-    for sample, group in zip(pool, align(pool, groups), strict=True):
-        found = majority(group.completions)
-        if found is None:
-            continue
-        first, count = found
-        if count / group.n >= config.suspect_agreement and not group.scores[first].correct:
-            suspects.append(
-                Suspect(
-                    sample_id=sample.id,
-                    label=sample.target,
-                    answer=group.completions[first].as_message(),
-                    agreement=count / group.n,
-                    meta=sample.meta,
-                )
-            )
-    return suspects
+    return [
+        Suspect(
+            sample_id=sample.id,
+            label=sample.target,
+            answer=group.completions[found[0]].as_message(),
+            agreement=found[1] / group.n,
+            meta=sample.meta,
+        )
+        for sample, group in zip(pool, align(pool, groups), strict=True)
+        if (found := contradiction(group, config))
+    ]
 
 
 def align(pool: Sequence[Sample], groups: Sequence[Group]) -> list[Group]:
