@@ -72,15 +72,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """1: wrong labels, in a domain that is new to the model but like those it knows."""
-    for seed in seeds:
-        for rate in NOISE_RATES:
+    for rate in NOISE_RATES:
+        for seed in seeds:
             yield training_cell(study, f"{rate:.0%}", FAMILIAR, rate, seed, scale)
 
 
 def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """2: domains unlike all that the model knows."""
-    for seed in seeds:
-        for domain, rate in ((OTHER_STYLE, 0.2), (OTHER_KINDS, 0.2), (OTHER_STYLE, 0.0), (OTHER_KINDS, 0.0)):
+    for domain, rate in ((OTHER_STYLE, 0.2), (OTHER_KINDS, 0.2), (OTHER_STYLE, 0.0), (OTHER_KINDS, 0.0)):
+        for seed in seeds:
             yield training_cell(study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
 
 

@@ -18,8 +18,6 @@ from toolrefine.types import EvalItem
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
-SUSPECT_AGREEMENT = 0.5
-LEARNABLE_ALONE = "learnable-without-refinement-data"
 
 
 def run_training_cell(
@@ -36,8 +34,8 @@ def run_training_cell(
     """Train every arm in folders that resume, and measure it on the same held-out samples.
 
     Arms, all of equally many optimizer steps: plain SFT on the pool as labelled; one round of selection; iterated
-    selection, without refinement data and with; the frontier; all labels at first where too little is solvable; and an
-    oracle, plain SFT on the right labels alone.
+    selection, without refinement data and with; the frontier; all but the suspects; all labels at first where too
+    little is solvable; and an oracle, plain SFT on the right labels alone.
     """
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
@@ -116,12 +114,8 @@ def build_others(full: Config, folder: Path) -> Iterator[tuple[str, Config]]:
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
-    frontier = alone.selection.model_copy(update={"policy": "frontier"})
-    yield "frontier", alone.model_copy(update={"selection": frontier})
-    for policy in ("unsuspected", "learnable"):
-        doubting = alone.selection.model_copy(update={"policy": policy, "suspect_agreement": SUSPECT_AGREEMENT})
-        yield policy, alone.model_copy(update={"selection": doubting})
-    yield LEARNABLE_ALONE, alone.model_copy(update={"selection": doubting, "corpus": without})
+    for policy in ("frontier", "unsuspected"):
+        yield policy, alone.model_copy(update={"selection": alone.selection.model_copy(update={"policy": policy})})
     if summarize(folder / FULL).iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})

@@ -18,7 +18,17 @@ from toolrefine.intervals import paired
 from toolrefine.types import Checkpoint
 
 TINY = Scale(num_held_out=12, num_pool=12, num_dev=6, steps=2, num_iterations=2, k=2)
-ARMS = ("base", "plain SFT", "iteration 1", "iteration 2", "one round", "no refinement data", "frontier", "oracle")
+ARMS = (
+    "base",
+    "plain SFT",
+    "iteration 1",
+    "iteration 2",
+    "one round",
+    "no refinement data",
+    "frontier",
+    "unsuspected",
+    "oracle",
+)
 
 
 def made_up(study: str, condition: str, seed: int, names: tuple[str, ...], n: int = 40) -> Cell:

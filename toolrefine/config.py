@@ -179,18 +179,17 @@ class RolloutConfig(Record):
 class SelectionConfig(Record):
     """Which samples are trained on."""
 
-    policy: Literal["solvable", "frontier", "unsuspected", "learnable", "all"] = "solvable"
+    policy: Literal["solvable", "frontier", "unsuspected", "all"] = "solvable"
     """solvable: pass@k > 0, as the paper has it. frontier: solvable and not mastered. unsuspected: all but suspects, so
-    that what the model cannot do yet stays in as long as it has no answer of its own. learnable: neither suspect nor
-    mastered. all: everything."""
+    that what the model cannot do yet stays in as long as it has no answer of its own. all: everything."""
     mastered_rate: float = Field(default=1.0, gt=0.0, le=1.0)
-    """A sample is mastered whose pass_rate reaches this."""
+    """frontier drops a sample whose pass_rate reaches this."""
     min_solvable: float = Field(default=0.0, ge=0.0, le=1.0)
     """An iteration in which less than this share is solvable takes everything: what the model cannot do yet it learns
     from labels, wrong ones among them, and later iterations select."""
     stop_when_stalled: bool = True
     """End the loop when no more samples are solvable than in the iteration before."""
-    suspect_agreement: float = Field(default=0.75, gt=0.0, le=1.0)
+    suspect_agreement: float = Field(default=0.5, gt=0.0, le=1.0)
     """Share of completions that must agree on one answer to make a suspect of a label that none of them gives."""
 
 

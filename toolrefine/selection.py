@@ -15,9 +15,9 @@ def is_solvable(group: Group) -> bool:
     return group.num_correct > 0
 
 
-def is_mastered(group: Group, config: SelectionConfig) -> bool:
-    """Whether the model solves the sample as often as config.mastered_rate."""
-    return pass_rate(group) >= config.mastered_rate
+def is_frontier(group: Group, config: SelectionConfig) -> bool:
+    """Whether the model solves the sample, but not yet as often as config.mastered_rate."""
+    return is_solvable(group) and pass_rate(group) < config.mastered_rate
 
 
 def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | None:
@@ -32,16 +32,10 @@ def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | No
     return found
 
 
-def is_suspect(group: Group, config: SelectionConfig) -> bool:
-    """Whether the model contradicts the label."""
-    return contradiction(group, config) is not None
-
-
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
     "solvable": lambda group, config: is_solvable(group),
-    "frontier": lambda group, config: is_solvable(group) and not is_mastered(group, config),
-    "unsuspected": lambda group, config: not is_suspect(group, config),
-    "learnable": lambda group, config: not is_suspect(group, config) and not is_mastered(group, config),
+    "frontier": is_frontier,
+    "unsuspected": lambda group, config: contradiction(group, config) is None,
     "all": lambda group, config: True,
 }
 """SelectionConfig.policy -> whether to train on the sample of a group."""
