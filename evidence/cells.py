@@ -72,13 +72,13 @@ def run_cells(works: Mapping[str, Work], folder: Path, results: Path, jobs: int)
 
     works: name of a cell, which is its folder -> its work.
     """
-    known = {cell.name: cell for cell in read_cells(results)}
-    todo = {name: work for name, work in works.items() if name not in known}
+    done = {cell.name for cell in read_cells(results)}
+    todo = {name: work for name, work in works.items() if name not in done}
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = [pool.submit(run_cell, work, folder / name, name) for name, work in todo.items()]
-        for number, done in enumerate(as_completed(running), 1):
-            cell = done.result()
-            known[cell.name] = cell
+        for number, ended in enumerate(as_completed(running), 1):
+            cell = ended.result()
+            known = {each.name: each for each in (*read_cells(results), cell)}  # another run may have written some
             write_cells(results, [known[name] for name in sorted(known, key=[*works, *known].index)])
             print(f"{number} of {len(todo)}: {cell.study}, {cell.name}", flush=True)
 

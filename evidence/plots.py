@@ -13,7 +13,7 @@ from evidence.analysis import Group
 from toolrefine.intervals import Accuracy
 
 MARKERS = "osD^vPX*<>hd"
-SHOWN = ("plain SFT", "one round", "iteration 3", "no refinement data", "frontier", "all labels first", "oracle")
+SHOWN = ("plain SFT", "one round", "iteration 3", "no refinement data", "frontier", "unsuspected", "oracle")
 RIVALS = ("vote of", "best of", "constrained decoding")
 
 
