@@ -126,13 +126,16 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
 
 
 def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
-    """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it."""
-    dev = None
+    """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it.
+
+    Prompts and answers are several times as long as the tool world's, so that there are fewer of them.
+    """
     if REAL_DATA.exists():
-        dev = partial(real_dev, REAL_DATA, scale.num_dev)
+        dev = partial(real_dev, REAL_DATA, max(1, scale.num_dev // 3))
         held_out = partial(questions, partial(real_held_out, REAL_DATA, scale.num_held_out))
         yield "real", policy_work(study, "real data", "nano", dev, held_out, 0, scale)
-    yield "bfcl", policy_work(study, "BFCL", "nano", dev, partial(bfcl_questions, scale.num_held_out), 0, scale)
+    bfcl = partial(bfcl_questions, max(1, scale.num_held_out // 15))
+    yield "bfcl", policy_work(study, "BFCL", "nano", None, bfcl, 0, scale)
 
 
 def policy_work(
