@@ -176,7 +176,7 @@ class Selected(Record):
 
 
 class Suspect(Record):
-    """A sample whose label the model contradicts while agreeing with itself."""
+    """A sample whose label the model never gives while it agrees with itself on another answer."""
 
     sample_id: str
     label: Message
