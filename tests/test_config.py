@@ -49,9 +49,11 @@ def test_waves_need_a_policy_that_one_success_decides() -> None:
     path = REPO / "recipes/demo.toml"
     with pytest.raises(ConfigError, match=r"rollout\.waves=true needs selection.policy=solvable"):
         load_config(path, ["rollout.waves=true", "selection.policy=frontier"])
-    assert load_config(path, ["rollout.waves=true"]).samples_in_waves
-    assert not load_config(path).samples_in_waves  # its refinement examples want drafts
-    assert load_config(path, ["corpus.refine_per_sample=0"]).samples_in_waves
+    solvable = "selection.policy=solvable"
+    assert load_config(path, ["rollout.waves=true", solvable]).samples_in_waves
+    assert not load_config(path, [solvable]).samples_in_waves  # its refinement examples want drafts
+    assert load_config(path, ["corpus.refine_per_sample=0", solvable]).samples_in_waves
+    assert not load_config(path, ["corpus.refine_per_sample=0"]).samples_in_waves
 
 
 def test_a_missing_recipe_and_a_broken_one(tmp_path: Path) -> None:
