@@ -17,8 +17,8 @@ from toolrefine.scoreboard import interval, percent
 TEMPLATE = "evidence.md.j2"
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
-DOUBTED = ("frontier", "unsuspected")
-"""Arms whose last selection is shown, beside those of the iterations."""
+OTHER_SELECTIONS = ("frontier", "unsuspected")
+"""Other ways to select, shown beside the iterations of the method."""
 MET = {True: "met", False: "**not met**"}
 
 
@@ -109,7 +109,7 @@ def label_table(groups: Sequence[Group]) -> str:
     for group in groups:
         facts = group.cells[0].facts
         wrong = sum(cell.facts["num_wrong_labels"] for cell in group.cells) / len(group.cells)
-        for name in [each for each in group.arm_names if each.startswith("iteration ") or each in DOUBTED]:
+        for name in [each for each in group.arm_names if each.startswith("iteration ") or each in OTHER_SELECTIONS]:
             selected, kept, suspects, right = (group.mean(name, partial(fact, key)) for key in FACTS)
             rows.append(
                 [
@@ -193,7 +193,7 @@ def policy_table(group: Group) -> str:
 def training_goals(noise: Sequence[Group], shift: Sequence[Group]) -> Iterator[list[str]]:
     """The aims of the first two studies, for the method as the paper has it and for variants of it."""
     for group in noise:
-        for name in (last_iteration(group), "frontier", "unsuspected"):
+        for name in (last_iteration(group), *OTHER_SELECTIONS):
             if group.condition == GOAL_NOISE:
                 aim = f"20 % wrong labels, {name}: at least 7 points above plain SFT"
                 yield goal(aim, group, "plain SFT", name, 0.07)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from evidence.cells import Arm, Cell, Scale, marks
@@ -92,7 +93,7 @@ def run_policy_cell(
         engine = RememberingEngine(plain, Answers(str(folder / "held-out.jsonl"), checkpoint))
         free = RefinementConfig(max_rounds=0)
         drafts = [each.draft for each in ask(engine, asked, free)]
-        arms = [Arm(name="draft", verdicts=judge(drafts, asked), tokens=mean(each.num_tokens for each in drafts))]
+        arms = [Arm(name="draft", verdicts=judge(drafts, asked), tokens=fmean(each.num_tokens for each in drafts))]
         arms += [refined(name, ask(engine, asked, policy), asked) for name, policy in ways.items()]
         constrained = GREEDY.model_copy(update={"constrain": True})
         arms.append(refined("constrained decoding", ask(engine, asked, free, constrained), asked))
@@ -118,8 +119,8 @@ def refined(name: str, found: Sequence[Refinement], asked: Sequence[Question]) -
     return Arm(
         name=name,
         verdicts=judge([each.final for each in found], asked),
-        calls=mean(each.num_calls for each in found),
-        tokens=mean(each.num_tokens for each in found),
+        calls=fmean(each.num_calls for each in found),
+        tokens=fmean(each.num_tokens for each in found),
     )
 
 
@@ -135,16 +136,10 @@ def sampled_arms(engine: Engine, asked: Sequence[Question]) -> Iterator[Arm]:
     for way, (choose, sizes) in ways.items():
         for n in sizes:
             chosen = [group[choose(group[:n])] for group in groups]
-            tokens = mean(sum(each.num_tokens for each in group[:n]) for group in groups)
+            tokens = fmean(sum(each.num_tokens for each in group[:n]) for group in groups)
             yield Arm(name=f"{way} of {n} samples", verdicts=judge(chosen, asked), calls=float(n), tokens=tokens)
 
 
 def judge(completions: Sequence[Completion], asked: Sequence[Question]) -> str:
     """Verdicts as Arm has them."""
     return marks(each.is_right(completion) for completion, each in zip(completions, asked, strict=True))
-
-
-def mean(numbers: Iterable[int]) -> float:
-    """The arithmetic mean."""
-    every = list(numbers)
-    return sum(every) / len(every)

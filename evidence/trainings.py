@@ -12,7 +12,7 @@ from toolrefine.config import Config, EvaluationConfig, FileDataset
 from toolrefine.datasets.export import write_samples
 from toolrefine.loop import load_held_out, measure, train
 from toolrefine.rundir import POOL, RunDir, evaluation_stage, open_run
-from toolrefine.summary import load, summarize
+from toolrefine.summary import RunSummary, load, summarize
 from toolrefine.types import EvalItem
 
 HELD_OUT, ANSWERS = "held-out", "answers"
@@ -40,13 +40,13 @@ def run_training_cell(
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
-    others = dict(build_others(full, folder))
+    found = summarize(folder / FULL)
+    others = dict(build_others(full, folder, found))
     for name, config in others.items():
         with open_run(folder / name, config) as run:
             share_stages(folder / FULL, full, run.path, config)
             trained = train(config, run)
             measure(trained, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
-    found = summarize(folder / FULL)
     arms = [
         answered("base", folder / FULL / "iterations/000"),
         answered("plain SFT", folder / FULL / "baseline"),
@@ -106,8 +106,8 @@ def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -
     )
 
 
-def build_others(full: Config, folder: Path) -> Iterator[tuple[str, Config]]:
-    """Folder -> config of the other trainings. They measure nothing: only their last model answers."""
+def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tuple[str, Config]]:
+    """Folder -> config of the other trainings, given what came of the full one. Only their last model answers."""
     alone = full.model_copy(update={"baseline": False, "evaluation": EvaluationConfig()})
     num_steps = (full.sft.max_steps or 0) * full.num_iterations
     all_steps = alone.sft.model_copy(update={"max_steps": num_steps})
@@ -116,7 +116,7 @@ def build_others(full: Config, folder: Path) -> Iterator[tuple[str, Config]]:
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
     for policy in ("frontier", "unsuspected"):
         yield policy, alone.model_copy(update={"selection": alone.selection.model_copy(update={"policy": policy})})
-    if summarize(folder / FULL).iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
+    if found.iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})
     pool = load(folder / FULL, POOL)

@@ -26,10 +26,10 @@ def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | No
     None where the label is not to be doubted. Answers agree when they are the same calls, or both make none. Answers
     that cannot be read or were cut off count among the completions, but agree with nothing.
     """
-    found = majority(group.completions)
-    if found is None or is_solvable(group) or found[1] / group.n < config.suspect_agreement:
+    if is_solvable(group):
         return None
-    return found
+    found = majority(group.completions)
+    return found if found and found[1] / group.n >= config.suspect_agreement else None
 
 
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
