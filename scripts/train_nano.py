@@ -18,6 +18,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -80,6 +81,9 @@ Row = tuple[list[int], list[int]]
 def main() -> None:
     arguments = parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.start:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(arguments.start / name, arguments.out / name)
     load_or_train_tokenizer(arguments.out, read_real(arguments.real) if arguments.real else [])
     with TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(train, (arguments, f"file://{folder}/rendezvous"), arguments.workers)
@@ -107,8 +111,10 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
     state_path = arguments.out / "state.pt"
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(model_config(tokenizer, arguments))
+    if arguments.start:
+        take_over(AutoModelForCausalLM.from_pretrained(arguments.start), model, probe(tokenizer))
     parameters = list(model.parameters())
-    optimizers = build_optimizers(model)
+    optimizers = build_optimizers(model, arguments.rate)
     step = shard = num_tokens = 0
     elapsed = 0.0
     if state_path.exists():
@@ -206,6 +212,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--family", choices=["qwen3", "llama"], default="qwen3", help="of other bases than nano")
     parser.add_argument("--width", type=int, default=192, help="of the model; a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--start", type=Path, help="take over the weights of this model of the same width")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of all learning rates")
     parser.add_argument("--publish", action="store_true")
     return parser.parse_args()
 
@@ -229,7 +237,57 @@ def model_config(tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespa
     )
 
 
-def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+def take_over(source: PreTrainedModel, model: PreTrainedModel, ids: torch.Tensor) -> None:
+    """Start a model of another depth or family with the weights of one of the same width.
+
+    A shallower model takes layers at even distances, the first and the last among them; a deeper one puts layers
+    that add nothing yet between those of the source. A Llama has no norms of queries and keys: their weights, and
+    their mean over the tokens ids (batch, length), go into the projections.
+    """
+    weights = source.state_dict()
+    if source.config.model_type == "qwen3" and model.config.model_type == "llama":
+        fold_norms(source, weights, ids)
+    ours, theirs = model.config.num_hidden_layers, source.config.num_hidden_layers
+    places = [round(layer * (theirs - 1) / (ours - 1)) for layer in range(ours)]
+    taken = {name: tensor for name, tensor in weights.items() if ".layers." not in name}
+    for layer, place in enumerate(places):
+        prefix = f"model.layers.{place}."
+        is_new = place in places[:layer]
+        for name, tensor in weights.items():
+            if name.startswith(prefix):
+                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+                value = torch.zeros_like(tensor) if is_new and adds else tensor
+                taken[f"model.layers.{layer}.{name.removeprefix(prefix)}"] = value
+    missing, unexpected = model.load_state_dict(taken, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"no weights for {missing}, no place for {unexpected}")
+
+
+def fold_norms(source: PreTrainedModel, weights: dict[str, torch.Tensor], ids: torch.Tensor) -> None:
+    """Write the norms of queries and keys into their projections, as a mean over the tokens ids (batch, length)."""
+    scales: dict[str, torch.Tensor] = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in source.named_modules():
+            if name.endswith(("q_norm", "k_norm")):
+                # heads (batch, length, heads, head_dim) -> (heads, 1)
+                def note(_: Any, heads: tuple[torch.Tensor], __: Any, name: str = name) -> None:
+                    scales[name] = heads[0].pow(2).mean(-1, keepdim=True).rsqrt().mean((0, 1))
+
+                hooks.callback(module.register_forward_hook(note).remove)
+        source(ids)
+    for name, scale in scales.items():
+        projection = name.replace("_norm", "_proj") + ".weight"
+        rows = scale * weights.pop(f"{name}.weight")  # (heads, head_dim)
+        weights[projection] = weights[projection] * rows.reshape(-1, 1)
+
+
+def probe(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Token ids (batch, length) of some shards' beginning."""
+    _, ids, _ = next(iter(Batches(tokenizer, [], EASY_SHARDS, 1)))
+    return ids
+
+
+def build_optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimizer]:
     """Muon drives the matrices, AdamW embeddings and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -237,7 +295,7 @@ def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     adamw = torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer in (muon, adamw):
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+            group["peak_lr"] = rate * group["lr"]
     return [muon, adamw]
 
 

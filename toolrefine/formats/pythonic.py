@@ -28,6 +28,7 @@ _TOOL_NAME = re.compile(r"""[^=(),'"\[\]{}\r\n]++""")
 _ARGUMENT_NAME = re.compile(r"""[^=(),'"\s]++""")
 _LIST_START = re.compile(r"""\[[^=(),'"\[\]{}]++\(""")
 _LIST_INSIDE = re.compile(r"""\[[^=(),'"\[\]{}]++\(\s*+(?:[^=(),'"\[\]{}\s]++\s*+=|\))""")
+_LIST_ENDS = re.compile(r"\[(?s:.*)\)\s*+\]\Z")
 _BARE_START = re.compile(r"""[^=(),'"\[\]{}\s]++\(\s*+(?:[^=(),'"\[\]{}\s]++\s*+=|\))""")
 _NUMBER = re.compile(r"[+-]?(?:(?P<int>[0-9]++)(?P<fraction>\.[0-9]*+)?|\.[0-9]++)(?P<exponent>[eE][+-]?[0-9]++)?")
 _WORD = re.compile(r"[A-Za-z]++")
@@ -51,7 +52,8 @@ class Pythonic:
 
     A text is read as calls or MALFORMED where it starts like a list of calls, `[name(`, or like calls without their
     brackets, `name(argument=` or `name()`, the name free of blanks. It is MALFORMED too where such a list stands
-    inside or before other text, and where it is a call in JSON. Every other text is NO_CALL, `[]` included.
+    inside or before other text, where all of it stands in `[` and `)]`, as a list of calls does, and where it is a call
+    in JSON. Every other text is NO_CALL, `[]` included.
 
     Tool names may hold dots, dashes and blanks, but none of =(),'"[]{} and no line break; argument names may hold
     none of =(),'" and no blank. Values are strings, numbers, True, False, None (also true, false, null), lists,
@@ -119,7 +121,7 @@ def read_list(text: str, calls: list[ToolCall]) -> Outcome:
         position, closer = 1, "]"
     elif _BARE_START.match(text):
         position, closer = 0, ""
-    elif _LIST_INSIDE.search(text) or looks_like_call(text):
+    elif _LIST_INSIDE.search(text) or _LIST_ENDS.match(text) or looks_like_call(text):
         return Outcome.MALFORMED
     else:
         return Outcome.NO_CALL
