@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from toolrefine.calibration import Budget, Calibration, calibrate, policies, policy_sheet, to_toml
+from toolrefine.calibration import Budget, Calibration, calibrate, constrained_policies, policies, policy_sheet, to_toml
 from toolrefine.cli.calibrate import calibrate as verb
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
@@ -41,7 +41,7 @@ class World(ScriptedEngine):
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.golds = {sample.id: gold(sample) for sample in samples}
         self.drafts = {sample.id: "[no_tool()]" if i % 3 == 0 else gold(sample) for i, sample in enumerate(samples)}
-        self.asked: list[tuple[str, float]] = []
+        self.asked: list[tuple[str, SamplingParams]] = []
         self.num_scored = 0
         super().__init__(self.reply, logprob=lambda prompt, text: -0.1 * len(text) / 10)
 
@@ -51,7 +51,7 @@ class World(ScriptedEngine):
 
     def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Any) -> list[list[Completion]]:
         def note(prompt: Prompt) -> None:
-            self.asked.append((prompt.model_dump_json(), params.temperature))
+            self.asked.append((prompt.model_dump_json(), params))
 
         def follow_and_note(place: int, chain: Sequence[Completion]) -> Prompt | None:
             following: Prompt | None = follow(place, chain)
@@ -133,12 +133,15 @@ def test_an_engine_that_cannot_constrain_leaves_out_what_needs_it(samples: list[
                 raise ConfigError("cannot")
             return super().chain(prompts, params, follow)
 
-    assert "constrain" not in {each.refinement.how for each in find(samples, Free(samples)).candidates}
-    assert "constrain" in {each.refinement.how for each in find(samples, World(samples)).candidates}
+    def needs(engine: World) -> set[tuple[str, bool]]:
+        return {(each.refinement.how, each.refinement.constrain) for each in find(samples, engine).candidates}
+
+    assert not any(how == "constrain" or constrain for how, constrain in needs(Free(samples)))
+    assert needs(World(samples)) >= {("constrain", False), ("ask", True), ("resample", True)}
 
 
 def test_candidates_are_all_different() -> None:
-    found = list(policies([-0.1, -0.2], 0.7))
+    found = [*policies([-0.1, -0.2], 0.7), *constrained_policies([-0.1, -0.2], 0.7)]
     assert len({each.model_dump_json() for each in found}) == len(found)
 
 

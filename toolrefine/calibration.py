@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 CHUNK_SIZE = 256
 UNSURE_SHARES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the drafts without a fault that lie below the thresholds of when = uncertain."""
+RESAMPLES = (1, 2, 4, 8)
 MAX_P_VALUE = 0.05
+FREE = RefinementConfig(max_rounds=0)
+CONSTRAINED = RefinementConfig(max_rounds=0, constrain=True)
 
 NOTE = (
     "chosen among all candidates by these very samples, so that the figures of the best are optimistic; measure the "
@@ -99,13 +102,16 @@ def calibrate(
         ]
 
     progress.begin("drafts", None)
-    drafts = run(RefinementConfig(max_rounds=0))
+    drafts = run(FREE)
+    constrained = run(CONSTRAINED) if can_constrain(engine, samples, prompt, params) else []
     progress.end("drafts", False)
     configs = list(policies(thresholds(drafts, samples), sampled.temperature))
+    if constrained:
+        configs += constrained_policies(thresholds(constrained, samples), sampled.temperature)
+    else:
+        configs = [config for config in configs if not config.needs_constraint]
     if not can_score(engine, samples, drafts):
         configs = [config for config in configs if config.accept != "likelier" or asks_afresh(config)]
-    if not can_constrain(engine, samples, prompt, params):
-        configs = [config for config in configs if config.how != "constrain"]
     before = [score(each.draft, sample, matching).correct for each, sample in zip(drafts, samples, strict=True)]
     candidates = []
     progress.begin("policies", len(configs))
@@ -115,7 +121,7 @@ def calibrate(
     progress.end("policies", False)
     chosen = choose(candidates, budget)
     return Calibration(
-        refinement=chosen.refinement if chosen else RefinementConfig(max_rounds=0),
+        refinement=chosen.refinement if chosen else FREE,
         n=len(samples),
         budget=budget,
         draft=measure(before),
@@ -135,11 +141,27 @@ def policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[Refi
                 for max_rounds in (1, 2):
                     yield RefinementConfig(max_rounds=max_rounds, how=how, accept=accept, **gate)
         accept = "valid" if gate["when"] == "invalid" else "likelier"
-        for max_rounds in (1, 2, 4, 8):
+        for max_rounds in RESAMPLES:
             yield RefinementConfig(
                 max_rounds=max_rounds, how="resample", temperature=temperature, accept=accept, **gate
             )
         yield RefinementConfig(max_rounds=1, how="constrain", accept=accept, **gate)
+
+
+def constrained_policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[RefinementConfig]:
+    """Candidates whose answers all fit their tools, so that further samples are left for what is uncertain."""
+    yield CONSTRAINED
+    for min_logprob in min_logprobs:
+        for max_rounds in RESAMPLES:
+            yield RefinementConfig(
+                max_rounds=max_rounds,
+                how="resample",
+                temperature=temperature,
+                accept="likelier",
+                when="uncertain",
+                min_logprob=min_logprob,
+                constrain=True,
+            )
 
 
 def thresholds(drafts: Sequence[Refinement], samples: Sequence[Sample]) -> list[float]:
@@ -167,11 +189,10 @@ def can_score(engine: Engine, samples: Sequence[Sample], drafts: Sequence[Refine
 
 def can_constrain(engine: Engine, samples: Sequence[Sample], prompt: PromptConfig, params: SamplingParams) -> bool:
     """Whether the engine can keep answers to their tools, tried with the first sample."""
-    config = RefinementConfig(max_rounds=1, how="constrain")
     try:
-        refine(engine, [to_prompt(sample) for sample in samples[:1]], config, prompt, params)
+        refine(engine, [to_prompt(sample) for sample in samples[:1]], CONSTRAINED, prompt, params)
     except ConfigError as error:
-        log.info("how=constrain is left out: %s", error)
+        log.info("constrained answers are left out: %s", error)
         return False
     return True
 
@@ -246,9 +267,11 @@ def policy_sheet(calibration: Calibration, num_rows: int = 12) -> Sheet:
 
 def policy_text(config: RefinementConfig) -> str:
     """A policy in a few words."""
+    if config == CONSTRAINED:
+        return "constrained draft"
     gate = f"uncertain < {config.min_logprob}" if config.when == "uncertain" else config.when
     how = f"{config.how} {config.max_rounds}"
-    return f"{gate}, {how}, accept {config.accept}"
+    return f"{'constrained, ' if config.constrain else ''}{gate}, {how}, accept {config.accept}"
 
 
 def row(candidate: Candidate) -> dict[str, Any]:

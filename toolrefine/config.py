@@ -264,6 +264,8 @@ class RefinementConfig(Record):
     constrain: nor does it here; one round, in which it can only say what fits the tools, see engine.constrain."""
     temperature: float = Field(default=0.7, gt=0.0)
     """resample: of the samples."""
+    constrain: bool = False
+    """The draft and every round can only say what fits the tools, see engine.constrain."""
     accept: Literal["always", "valid", "likelier"] = "always"
     """Which answers replace the one that stands. valid: those that can be read and fit the schema of their tools.
     likelier: a valid one an invalid one; where both are valid or both are not, the one that the model finds likelier
@@ -271,6 +273,11 @@ class RefinementConfig(Record):
     without, and none)."""
     stop: Literal["unchanged", "never"] = "unchanged"
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
+
+    @property
+    def needs_constraint(self) -> bool:
+        """Whether the engine must be able to keep answers to their tools."""
+        return self.constrain or self.how == "constrain"
 
 
 class EvaluationConfig(Record):

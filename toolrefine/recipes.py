@@ -29,8 +29,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: {describe(error)}") from None
     if config.rollout.waves is True and config.selection.policy != "solvable":
         raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
-    if config.refinement.how == "constrain" and config.engine.kind == "openai":
-        raise ConfigError(f"{path}: refinement.how=constrain needs engine.kind=transformers; take resample")
+    if config.refinement.needs_constraint and config.engine.kind == "openai":
+        raise ConfigError(
+            f"{path}: refinement.constrain and refinement.how=constrain need engine.kind=transformers; take how=resample"
+        )
     return config
 
 

@@ -8,7 +8,7 @@ answer_all does that for an engine and many prompts side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.corpus import refine_messages
@@ -56,11 +56,12 @@ class Rounds:
 
     def params(self, params: SamplingParams) -> SamplingParams:
         """How what is asked next is sampled, where drafts are sampled by params."""
-        if not self.completions or not asks_afresh(self.config):
-            return params
-        if self.config.how == "constrain":
-            return params.model_copy(update={"constrain": True})
-        return params.model_copy(update={"temperature": self.config.temperature})
+        changes: dict[str, Any] = {}
+        if self.config.constrain or (self.completions and self.config.how == "constrain"):
+            changes["constrain"] = True
+        if self.completions and self.config.how == "resample":
+            changes["temperature"] = self.config.temperature
+        return params.model_copy(update=changes)
 
     def take(self, completion: Completion) -> Prompt | None:
         """Take an answer. Returns what to ask next: None at the end, and as long as there are questions."""

@@ -40,9 +40,6 @@ def calibrate(
     budget_calls: Annotated[float | None, typer.Option(min=1, help="Calls a sample, on average, at most.")] = None,
     budget_tokens: Annotated[float | None, typer.Option(min=1, help="Sampled tokens a sample.")] = None,
     temperature: Annotated[float, typer.Option(help="Of further samples.")] = 0.7,
-    constrain: Annotated[
-        bool, typer.Option(help="Let the model write only what fits the tools; use it so afterwards, too.")
-    ] = False,
     server: ServerURL = None,
     style: Style = "template",
     template_kwargs: TemplateKwargs = "{}",
@@ -50,7 +47,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Choose a refinement policy on a development set. Resumes where an earlier attempt stopped."""
-    from toolrefine.calibration import Budget, policy_sheet, to_toml
+    from toolrefine.calibration import FREE, Budget, policy_sheet, to_toml
     from toolrefine.calibration import calibrate as find_policy
     from toolrefine.datasets import load_pool
     from toolrefine.engines import SamplingParams, open_engine
@@ -62,7 +59,7 @@ def calibrate(
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
     prompt = make_prompt(style, template_kwargs)
-    engine_config = make_engine(server).model_copy(update={"constrain": constrain})
+    engine_config = make_engine(server)
     toolworld = {"seed": seed} if format == "toolworld" else {}
     samples = load_pool([make_dataset(data, format, limit, **toolworld)])
     kept = out.with_name(out.name + ".answers.jsonl")
@@ -82,13 +79,13 @@ def calibrate(
             SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens),
             progress=progress,
         )
-    out.write_text(to_toml(found, {"model": adapter or model, "data": data, "constrain": constrain}), encoding="utf-8")
+    out.write_text(to_toml(found, {"model": adapter or model, "data": data}), encoding="utf-8")
     kept.unlink(missing_ok=True)
     if as_json:
         print_json({**found.model_dump(mode="json"), "out": str(out)})
         return
     print_sheet(policy_sheet(found), console())
-    if found.refinement.max_rounds:
+    if found.refinement != FREE:
         typer.echo(f"policy   {out}")
     else:
         typer.echo(f"policy   {out}: no refinement: no candidate within the budget is surely better than the drafts")

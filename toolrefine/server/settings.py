@@ -112,8 +112,10 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
 def _check_policy(policy: RefinementConfig, where: str) -> None:
     if policy.accept == "likelier":
         raise ConfigError(f"{where}: accept=likelier: answers cannot be scored through the chat API; set accept=valid")
-    if policy.how == "constrain":
-        raise ConfigError(f"{where}: how=constrain: the chat API cannot bind an answer to its tools; set how=explain")
+    if policy.needs_constraint:
+        raise ConfigError(
+            f"{where}: constrain and how=constrain: the chat API cannot bind an answer to its tools; set how=explain"
+        )
 
 
 def _table(tree: Mapping[str, Any], key: str, path: Path | None) -> dict[str, Any]:
