@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 from evidence.cells import Scale, Work, run_cells
 from evidence.policies import Questions, Samples, questions, run_policy_cell
 from evidence.real import bfcl_questions, real_dev, real_held_out
-from evidence.trainings import FULL, run_training_cell
+from evidence.trainings import EVERY_ARM, FULL, ORACLE, UNSUSPECTED, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
@@ -27,6 +27,8 @@ FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""
 BASES = Path("build/bases")
+BASE_ARMS = (UNSUSPECTED, ORACLE)
+"""Beside the full method and plain SFT."""
 
 
 def main() -> None:
@@ -87,13 +89,40 @@ def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
 def base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """5: other bases, as scripts/train_nano.py makes them: every folder of BASES."""
     for seed in seeds:
-        for base in sorted(path.parent for path in BASES.glob("*/config.json")):
-            name, work = training_cell(study, base.name, FAMILIAR, 0.2, seed, scale, model=str(base))
+        for base in find_bases():
+            name, work = training_cell(study, base.name, FAMILIAR, 0.2, seed, scale, str(base), BASE_ARMS)
             yield f"{base.name}-{name}", work
 
 
+def refined_base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """5: refinement policies on those bases, trained."""
+    for seed in seeds:
+        for base in find_bases():
+            trained = out / "bases" / f"{base.name}-{training_name(FAMILIAR, 0.2, seed)}"
+            held_out = partial(questions, partial(generate, FAMILIAR, scale.num_held_out, 4_000 + seed))
+            model = str(last_model(trained, scale))
+            yield f"{base.name}-{seed}", policy_work(study, base.name, model, None, held_out, seed, scale)
+
+
+def find_bases() -> list[Path]:
+    """The folders of BASES."""
+    return sorted(path.parent for path in BASES.glob("*/config.json"))
+
+
+def last_model(cell: Path, scale: Scale) -> Path:
+    """The model of the last iteration of the full method in the folder of a training cell."""
+    return cell / FULL / f"iterations/{scale.num_iterations:03d}/model"
+
+
 def training_cell(
-    study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale, model: str = "nano"
+    study: str,
+    condition: str,
+    domain: str,
+    rate: float,
+    seed: int,
+    scale: Scale,
+    model: str = "nano",
+    arms: Collection[str] = EVERY_ARM,
 ) -> tuple[str, Work]:
     work = partial(
         run_training_cell,
@@ -104,6 +133,7 @@ def training_cell(
         noise=rate,
         seed=seed,
         scale=scale,
+        arms=arms,
     )
     return training_name(domain, rate, seed), work
 
@@ -116,8 +146,7 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
     """3: refinement policies on the base, and on models that have been trained on refining their own drafts."""
     for seed in seeds:
         for domain, source in ((FAMILIAR, "noise"), (OTHER_STYLE, "shift")):
-            trained = out / source / training_name(domain, 0.2, seed) / FULL
-            last = trained / f"iterations/{scale.num_iterations:03d}/model"
+            last = last_model(out / source / training_name(domain, 0.2, seed), scale)
             dev = partial(generate, domain, scale.num_dev, 3_000 + seed)
             held_out = partial(questions, partial(generate, domain, scale.num_held_out, 4_000 + seed))
             for name, model in {"base": "nano", "trained": str(last)}.items():
@@ -159,6 +188,7 @@ STUDIES = {
     "policies": policy_cells,
     "real": real_cells,
     "bases": base_cells,
+    "refined-bases": refined_base_cells,
 }
 
 if __name__ == "__main__":

@@ -10,12 +10,24 @@ import jinja2
 
 from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_valid
 from evidence.cells import Arm, read_cells
-from evidence.plots import plot_costs, plot_growth, plot_noise
+from evidence.plots import plot_compute, plot_costs, plot_growth, plot_noise
 from toolrefine.intervals import Paired
 from toolrefine.scoreboard import interval, percent
 
 TEMPLATE = "evidence.md.j2"
+STUDIES = ("noise", "shift", "policies", "real", "bases", "refined-bases")
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
+TRAINED = "observatory, trained"
+NANO = "nano, qwen3-1.7M"
+REFINED = (
+    "ask, the paper's algorithm, 1 round",
+    "ask, the paper's algorithm, 2 rounds",
+    "ask, accept likelier",
+    "invalid: resample, 8 rounds",
+    "constrained decoding",
+    "best of 5 samples",
+)
+"""What is shown of the policies on other bases."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = ("frontier", "unsuspected")
 """Other ways to select, shown beside the iterations of the method."""
@@ -25,14 +37,18 @@ MET = {True: "met", False: "**not met**"}
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, real, bases = (
-        group_cells(read_cells(results / f"{name}.jsonl")) for name in ("noise", "shift", "policies", "real", "bases")
+    noise, shift, policies, real, bases, refined = (
+        group_cells(read_cells(results / f"{study}.jsonl")) for study in STUDIES
     )
     noise.sort(key=lambda group: float(group.condition.rstrip("%")))
     if noise:
         plot_noise(noise, plots / "noise.svg")
     if shift:
         plot_growth(shift, plots / "shift.svg")
+    bases = with_nano(noise, GOAL_NOISE, bases)
+    refined = with_nano(policies, TRAINED, refined)
+    if refined:
+        plot_compute(refined, plots / "bases.svg")
     for group in (*policies, *real):
         plot_costs(group, plots / plot_name(group))
     environment = jinja2.Environment(
@@ -49,6 +65,7 @@ def write_page(results: Path, page: Path) -> None:
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
+        refined=base_table(refined),
         policies=policy_sections(policies, plots.name),
         real=policy_sections(real, plots.name),
         sizes=describe(noise + shift + policies),
@@ -137,6 +154,37 @@ def label_table(groups: Sequence[Group]) -> str:
 def fact(key: str, arm: Arm) -> float:
     """A fact of an arm; 0 where it does not have it."""
     return float(arm.facts.get(key, 0))
+
+
+def with_nano(groups: Sequence[Group], condition: str, others: Sequence[Group]) -> list[Group]:
+    """Other bases behind nano, of which are taken a condition of another study, the others' seeds and their arms."""
+    if not others:
+        return []
+    seeds = {cell.seed for cell in others[0].cells}
+    names = others[0].arm_names
+    cells = [
+        cell.model_copy(update={"arms": tuple(arm for arm in cell.arms if arm.name in names)})
+        for group in groups
+        if group.condition == condition
+        for cell in group.cells
+        if cell.seed in seeds
+    ]
+    return [Group(NANO, tuple(cells)), *others]
+
+
+def base_table(groups: Sequence[Group]) -> str:
+    """What refinement gives each base, against its drafts; empty where there is none."""
+    if not groups:
+        return ""
+    rows = []
+    for group in groups:
+        for name in REFINED:
+            pair = group.compare("draft", name)
+            where = [] if name != REFINED[0] else [group.condition, percent(group.accuracy("draft"))]
+            cost = f"{group.mean(name, calls):.2f}"
+            rows.append([*(where or ["", ""]), name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
+    columns = ("base", "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
+    return table(columns, rows)
 
 
 def policy_sections(groups: Sequence[Group], plots: str) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from toolrefine.intervals import Accuracy
 
 MARKERS = "osD^vPX*<>hd"
 SHOWN = ("plain SFT", "one round", "iteration 3", "no refinement data", "frontier", "unsuspected", "oracle")
+REPAIR = ("draft", *(f"invalid: resample, {number}" for number in ("1 round", "4 rounds", "8 rounds")))
 RIVALS = ("vote of", "best of", "constrained decoding")
 
 
@@ -54,6 +55,17 @@ def plot_costs(group: Group, path: Path) -> None:
         color = "grey" if name.startswith(RIVALS) else f"C{number % 10}"
         draw(axes, [cost], [group.accuracy(name)], name, MARKERS[number % len(MARKERS)], color)
     axes.set_title(group.condition)
+    save(figure, axes, path)
+
+
+def plot_compute(groups: Sequence[Group], path: Path) -> None:
+    """Accuracy against the work of sampling, a line a base: its drafts, then more and more rounds of REPAIR."""
+    figure, axes = new_figure("10⁶ operations a sample: 2 x parameters x sampled tokens", "right, %")
+    for group, marker in zip(groups, MARKERS, strict=False):
+        operations = 2 * group.cells[0].facts["num_parameters"] / 1e6
+        costs = [operations * group.mean(name, lambda arm: arm.tokens) for name in REPAIR]
+        draw(axes, costs, [group.accuracy(name) for name in REPAIR], group.condition, marker)
+    axes.set_xscale("log")
     save(figure, axes, path)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.benchmarking import best, vote
 from toolrefine.calibration import Budget, calibrate
@@ -16,6 +19,7 @@ from toolrefine.engines import Engine, SamplingParams, open_engine
 from toolrefine.engines.answers import Answers
 from toolrefine.engines.memory import RememberingEngine
 from toolrefine.matching import score
+from toolrefine.models import resolve_model
 from toolrefine.refine import find_fault, refine
 from toolrefine.rollout import chunks, to_prompt
 from toolrefine.types import Checkpoint, Completion, Prompt, Refinement, Sample
@@ -83,7 +87,7 @@ def run_policy_cell(
     asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
     ways = dict(POLICIES)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"num_parameters": count_parameters(checkpoint.model)}
     with open_engine(checkpoint, config, PROMPT) as plain:
         if dev is not None:
             answers = Answers(str(folder / "dev.jsonl"), checkpoint)
@@ -101,6 +105,13 @@ def run_policy_cell(
     invalid = [find_fault(draft, each.prompt.tools) is not None for draft, each in zip(drafts, asked, strict=True)]
     facts["invalid"] = marks(invalid)
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
+
+
+def count_parameters(model: str) -> int:
+    """Of a model, from its config."""
+    config = AutoConfig.from_pretrained(resolve_model(model))
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
 
 
 def ask(

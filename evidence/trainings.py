@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from toolrefine.types import EvalItem
 
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
+FRONTIER, UNSUSPECTED = "frontier", "unsuspected"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
+EVERY_ARM = (ONE_ROUND, NO_REFINEMENT, FRONTIER, UNSUSPECTED, ALL_FIRST, ORACLE)
 
 
 def run_training_cell(
@@ -30,35 +32,36 @@ def run_training_cell(
     seed: int,
     scale: Scale,
     model: str = "nano",
+    arms: Collection[str] = EVERY_ARM,
 ) -> Cell:
     """Train every arm in folders that resume, and measure it on the same held-out samples.
 
-    Arms, all of equally many optimizer steps: plain SFT on the pool as labelled; one round of selection; iterated
-    selection, without refinement data and with; the frontier; all but the suspects; all labels at first where too
-    little is solvable; and an oracle, plain SFT on the right labels alone.
+    All of equally many optimizer steps: plain SFT on the pool as labelled and iterated selection, and of these those in
+    `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects; all
+    labels at first where too little is solvable; and an oracle, plain SFT on the right labels alone.
     """
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
     found = summarize(folder / FULL)
-    others = dict(build_others(full, folder, found))
+    others = {name: config for name, config in build_others(full, folder, found) if name in arms}
     for name, config in others.items():
         with open_run(folder / name, config) as run:
             share_stages(folder / FULL, full, run.path, config)
             trained = train(config, run)
             measure(trained, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
-    arms = [
+    measured = [
         answered("base", folder / FULL / "iterations/000"),
         answered("plain SFT", folder / FULL / "baseline"),
     ]
     for each in found.iterations:
         place = folder / FULL / f"iterations/{each.iteration:03d}"
-        arms.append(answered(f"iteration {each.iteration}", place, **facts_of(each)))
+        measured.append(answered(f"iteration {each.iteration}", place, **facts_of(each)))
     for name in others:
         facts = {} if name == ORACLE else facts_of(summarize(folder / name).iterations[-1])
-        arms.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
+        measured.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
     facts = {"num_samples": found.num_samples, "num_wrong_labels": found.num_wrong_labels or 0}
-    return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
+    return Cell(study=study, condition=condition, seed=seed, arms=tuple(measured), facts=facts, scale=scale)
 
 
 def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -> Config:
@@ -114,7 +117,7 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
-    for policy in ("frontier", "unsuspected"):
+    for policy in (FRONTIER, UNSUSPECTED):
         yield policy, alone.model_copy(update={"selection": alone.selection.model_copy(update={"policy": policy})})
     if found.iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})

@@ -34,10 +34,15 @@ ARMS = (
 def made_up(study: str, condition: str, seed: int, names: tuple[str, ...], n: int = 40) -> Cell:
     rng = Random(f"{study}/{condition}/{seed}")
     arms = [
-        Arm(name=name, verdicts=marks(rng.random() < 0.6 for _ in range(n)), facts={"num_selected": 3})
+        Arm(name=name, verdicts=marks(rng.random() < 0.6 for _ in range(n)), tokens=9.0, facts={"num_selected": 3})
         for name in names
     ]
-    facts = {"num_samples": 12, "num_wrong_labels": 2, "invalid": marks(rng.random() < 0.3 for _ in range(n))}
+    facts = {
+        "num_parameters": 7,
+        "num_samples": 12,
+        "num_wrong_labels": 2,
+        "invalid": marks(rng.random() < 0.3 for _ in range(n)),
+    }
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=TINY)
 
 
@@ -46,8 +51,14 @@ def write_all(results: Path) -> None:
     for study, conditions, names in (
         ("noise", ("20%", "0%"), ARMS),
         ("shift", ("foundry, 20%",), ARMS),
-        ("policies", ("observatory, base",), ("draft", *POLICIES, "calibrated", "vote of 3 samples")),
+        (
+            "policies",
+            ("observatory, base", "observatory, trained"),
+            ("draft", *POLICIES, "calibrated", "constrained decoding", "vote of 3 samples", "best of 5 samples"),
+        ),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
+        ("bases", ("llama-1.7M",), ("base", "plain SFT", "iteration 1", "iteration 2", "unsuspected", "oracle")),
+        ("refined-bases", ("llama-1.7M",), ("draft", *POLICIES, "constrained decoding", "best of 5 samples")),
     ):
         cells = [made_up(study, condition, seed, names) for seed in range(3) for condition in conditions]
         (results / f"{study}.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in cells))
@@ -67,12 +78,16 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
         "evidence/noise.svg",
         "evidence/shift.svg",
         "evidence/policies-observatory-base.svg",
+        "evidence/policies-observatory-trained.svg",
         "evidence/policies-real-data.svg",
         "evidence/policies-BFCL.svg",
+        "evidence/bases.svg",
     }
     text = pages[0][Path("evidence.md")].decode()
     assert "3 seeds, n = 40 held out a seed" in text
     assert all(f"| {name} |" in text for name in ARMS)
+    assert "| nano, qwen3-1.7M | base |" in text
+    assert "| llama-1.7M | base |" in text
     assert text.index("| 0% | base |") < text.index("| 20% | base |")
 
 
@@ -156,4 +171,5 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
         scale=TINY,
     )
     assert "calibrated" not in {arm.name for arm in with_no_dev.arms}
+    assert with_no_dev.facts["num_parameters"] == 1_673_152
     assert [len(arm.verdicts) for arm in with_no_dev.arms] == [6] * len(with_no_dev.arms)

@@ -31,7 +31,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
     if config.refinement.needs_constraint and config.engine.kind == "openai":
         raise ConfigError(
-            f"{path}: refinement.constrain and refinement.how=constrain need engine.kind=transformers; take how=resample"
+            f"{path}: refinement.constrain and how=constrain need engine.kind=transformers; take how=resample"
         )
     return config
 
