@@ -178,22 +178,36 @@ def test_resampling_shows_the_model_nothing_and_ends_with_the_first_answer_witho
     assert len({prompt.id for prompt, _ in asked}) == len(asked)
 
 
+class Sampling(ScriptedEngine):
+    """Notes how each prompt is first sampled: its id, whether constrained, the temperature."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked: list[tuple[str, bool, float]] = []
+
+    def chain(self, prompts: Any, params: SamplingParams, follow: Any) -> list[list[Completion]]:
+        self.asked.extend((prompt.id, params.constrain, params.temperature) for prompt in prompts)
+        return super().chain(prompts, params, follow)
+
+
 def test_an_invalid_answer_is_repaired_by_one_that_cannot_break_the_schema() -> None:
-    asked: list[tuple[str, bool, float]] = []
-
-    class Recording(ScriptedEngine):
-        def chain(self, prompts: Any, params: SamplingParams, follow: Any) -> list[list[Completion]]:
-            asked.extend((prompt.id, params.constrain, params.temperature) for prompt in prompts)
-            return super().chain(prompts, params, follow)
-
     drafts = {"broken": "[f(", "right": "[f(a=1)]", "none": "no"}
-    engine = Recording(lambda prompt, _: drafts.get(prompt.id, "[f(a=2)]"))
+    engine = Sampling(lambda prompt, _: drafts.get(prompt.id, "[f(a=2)]"))
     config = RefinementConfig(max_rounds=8, when="invalid", how="constrain", accept="valid")
     prompts = [WITH_TOOL.model_copy(update={"id": name}) for name in drafts]
     found = refine(engine, prompts, config, PromptConfig(), SamplingParams(temperature=0.0))
     assert [each.final.text for each in found] == ["[f(a=2)]", "[f(a=1)]", "no"]
     assert [each.num_calls for each in found] == [2, 1, 1]
-    assert asked == [*((name, False, 0.0) for name in drafts), ("broken/round-1", True, 0.0)]
+    assert engine.asked == [*((name, False, 0.0) for name in drafts), ("broken/round-1", True, 0.0)]
+
+
+def test_drafts_and_further_samples_can_be_constrained_alike() -> None:
+    engine = Sampling(lambda prompt, _: "[f(a=1)]", logprob=lambda prompt, text: -9.0)
+    config = RefinementConfig(
+        max_rounds=1, when="uncertain", how="resample", accept="likelier", temperature=0.5, constrain=True
+    )
+    refine(engine, [WITH_TOOL.model_copy(update={"id": "q"})], config, PromptConfig(), SamplingParams(temperature=0.0))
+    assert engine.asked == [("q", True, 0.0), ("q/round-1", True, 0.5)]
 
 
 def test_resampling_always_keeps_the_likeliest_of_all() -> None:
