@@ -14,12 +14,13 @@ import uvicorn
 
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines.transformers import TransformersEngine
+from toolrefine.matching import schema_violation
 from toolrefine.server.app import build_app
 from toolrefine.server.local import LocalModel
 from toolrefine.server.run import LOCAL_URL, open_upstream
 from toolrefine.server.settings import load_settings
 from toolrefine.server.upstream import Upstream
-from toolrefine.types import Checkpoint, Sample
+from toolrefine.types import Checkpoint, Sample, ToolCall
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,33 @@ def test_an_unsure_answer_is_refined(engine: TransformersEngine, samples: list[S
     with served(engine, "refinement.when='uncertain'", "refinement.min_logprob=0") as (url, _):
         reply = chat(url, request_of(samples[0]))
     assert int(reply.headers["x-toolrefine-rounds"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [
+        (("refinement.max_rounds=0",), {"constrain": True}),
+        (("refinement.max_rounds=0", "refinement.constrain=true"), {}),
+        (("refinement.max_rounds=1", "refinement.how='constrain'"), {}),
+    ],
+)
+def test_answers_can_be_kept_to_their_tools(
+    engine: TransformersEngine, samples: list[Sample], overrides: tuple[str, ...], own: dict[str, Any]
+) -> None:
+    body = request_of(samples[0], temperature=2.0, n=8, seed=1)
+
+    def faults(reply: httpx2.Response) -> list[str | None]:
+        called = [choice["message"].get("tool_calls") or [] for choice in reply.json()["choices"]]
+        calls = [
+            [ToolCall(**{**c["function"], "arguments": json.loads(c["function"]["arguments"])}) for c in each]
+            for each in called
+        ]
+        return [schema_violation(each, samples[0].tools) for each in calls]
+
+    with served(engine, "refinement.max_rounds=0") as (url, _):
+        assert any(faults(chat(url, body)))
+    with served(engine, *overrides) as (url, _):
+        assert not any(faults(chat(url, {**body, **own})))
 
 
 def test_seeds_decide_and_choices_differ(engine: TransformersEngine, samples: list[Sample]) -> None:

@@ -186,6 +186,19 @@ def test_an_uncertain_draft_is_refined_and_what_was_not_asked_for_is_taken_out(
     assert bool(reply.json()["choices"][0]["logprobs"]) is own
 
 
+@pytest.mark.parametrize(("logprob", "city"), [(-0.1, "Paris"), (-0.9, "Rome")])
+def test_of_further_samples_the_likeliest_stands(logprob: float, city: str) -> None:
+    def said(arguments: Any, *logprobs: float) -> bytes:
+        tokens = [{"token": "x", "logprob": each} for each in logprobs]
+        return answer(call(arguments=arguments), logprobs={"content": tokens})
+
+    answers = (said(ROME, -0.4, -0.4), said({"city": "Paris"}, logprob, logprob))
+    how = {"X_Toolrefine_When": "always", "X_Toolrefine_How": "resample", "X_Toolrefine_Accept": "likelier"}
+    reply, upstream = run(*answers, X_Toolrefine_Max_Rounds="1", **how)
+    assert arguments_of(reply) == {"city": city}
+    assert [asked.body["logprobs"] for asked in upstream.asked] == [True, True]
+
+
 def test_an_upstream_without_logprobs_is_asked_without() -> None:
     upstream = FakeUpstream(GOOD)
     upstream.behave = lambda asked: http(b"{}", 400) if asked.body.get("logprobs") else BAD

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from toolrefine.cli.serve import serve
+from toolrefine.config import RefinementConfig
 from toolrefine.errors import ConfigError
 from toolrefine.server import run
 from toolrefine.server.admission import Admission
@@ -37,6 +40,7 @@ def test_a_file_then_options_then_overrides(tmp_path: Path) -> None:
         ({"upstream": "http://a"}, ["refinement.when='never'"], "refinement.when"),
         ({"upstream": "http://a"}, ["refinement.accept='likelier'"], "accept=valid"),
         ({"upstream": "http://a"}, ["refinement.how='constrain'"], "how=explain"),
+        ({"upstream": "http://a"}, ["refinement.constrain=true"], "--model"),
     ],
 )
 def test_what_does_not_fit_is_said_in_a_sentence(values: dict[str, Any], overrides: list[str], said: str) -> None:
@@ -54,8 +58,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
 
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
-    import typer
-
     app = typer.Typer()
     app.command()(serve)
     started: list[ServerConfig] = []
@@ -67,6 +69,21 @@ def test_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started[0].api_key.get_secret_value() == "secret"
     assert (started[0].host, started[0].refinement.max_rounds, started[0].limits.max_queue) == ("127.0.0.1", 1, 3)
     assert CliRunner().invoke(app, []).exit_code == 2
+
+
+def test_the_verb_takes_a_policy_and_options_come_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(serve)
+    started: list[ServerConfig] = []
+    monkeypatch.setattr(run, "run_server", started.append)
+    path = tmp_path / "policy.toml"
+    policy = RefinementConfig(
+        max_rounds=4, when="uncertain", how="resample", accept="likelier", min_logprob=-0.3, constrain=True
+    )
+    path.write_text("[refinement]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in policy.model_dump().items()))
+    result = CliRunner().invoke(app, ["--model", "nano", "--policy", str(path), "--max-rounds", "2"])
+    assert result.exit_code == 0, result.output
+    assert started[0].refinement == policy.model_copy(update={"max_rounds": 2})
 
 
 def test_places_are_handed_over_in_order_and_none_is_lost() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolrefine.cli.common import Adapter, Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
+from toolrefine.cli.common import Adapter, Policy, Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
 
 
 @guarded
@@ -25,6 +25,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings in TOML; options come after.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="8080 by default.")] = None,
+    policy: Policy = None,
     max_rounds: Annotated[int | None, typer.Option(min=0, help="Rounds after a draft, at most; 2 by default.")] = None,
     when: Annotated[
         str | None, typer.Option(help="invalid (default), uncertain, or always: which drafts are refined.")
@@ -50,6 +51,7 @@ def serve(
 ) -> None:
     """Refine tool calls behind the OpenAI API: before any compatible server, or with a model in this process."""
     from toolrefine.errors import RequestError
+    from toolrefine.recipes import load_policy
     from toolrefine.server.settings import load_settings
 
     try:
@@ -68,7 +70,10 @@ def serve(
         "upstream_key": upstream_key,
         "report": report or None,
         "log_contents": log_contents or None,
-        "refinement": given({"max_rounds": max_rounds, "when": when, "min_logprob": min_logprob}),
+        "refinement": {
+            **(load_policy(policy).model_dump() if policy else {}),
+            **given({"max_rounds": max_rounds, "when": when, "min_logprob": min_logprob}),
+        },
         "prompt": make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
     }
     settings = load_settings(config, given(options), overrides or [])

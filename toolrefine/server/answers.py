@@ -23,6 +23,9 @@ MARKED = tuple(name for name in FORMATS if name not in PLAIN)
 OPENERS = ("{", "[", "<tool", "<function", "<|", "<\uff5c", "```", "functools")
 """What calls in a text begin with, all formats together."""
 
+OWN_FIELDS = ("num_tokens", "mean_logprob")
+"""What the model in this process tells of a choice beyond the OpenAI API; the policies ask for it."""
+
 NO_CALL = Parsed(outcome=Outcome.NO_CALL)
 _MAY_HOLD_CALLS = re.compile(r"[\[{<]")
 
@@ -58,12 +61,13 @@ def read_answer(choice: Any, request: ChatRequest, format_name: str, *, convert:
         if convert and parsed.outcome is Outcome.CALLS and all(call.name in request.names for call in parsed.calls):
             choice = _with_calls(choice, parsed.calls)
             message = choice["message"]
+    num_tokens, mean_logprob = measure_tokens(choice)
     completion = Completion(
         text=SURROGATE.sub("\ufffd", text),
         calls=parsed.calls,
         outcome=parsed.outcome,
-        num_tokens=1,  # nobody asks here for more than whether there are any
-        mean_logprob=mean_logprob(choice),
+        num_tokens=num_tokens,
+        mean_logprob=mean_logprob,
     )
     turn: dict[str, Any] = {"role": "assistant", "content": completion.text}
     if parsed.outcome is Outcome.CALLS and message.get("tool_calls"):
@@ -96,13 +100,13 @@ def may_begin_call(text: str) -> bool:
     return any(text.startswith(opener) or opener.startswith(text) for opener in OPENERS)
 
 
-def mean_logprob(choice: dict[str, Any]) -> float | None:
-    """Mean natural log-probability over the tokens of a choice, None where the upstream does not tell."""
-    own = choice.get("mean_logprob")  # of the model in this process
-    if isinstance(own, float):
-        return own
+def measure_tokens(choice: dict[str, Any]) -> tuple[int, float | None]:
+    """The number of tokens of a choice, and their mean natural log-probability: 1 and None where nobody tells."""
+    num_tokens, mean = (choice.get(field) for field in OWN_FIELDS)
+    if isinstance(num_tokens, int) and isinstance(mean, float):
+        return num_tokens, mean
     values = token_logprobs(choice)
-    return sum(values) / len(values) if values else None
+    return (len(values), sum(values) / len(values)) if values else (1, None)
 
 
 def add_usage(one: Any, other: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from toolrefine.server.answers import OPENERS, may_begin_call
+from toolrefine.server.answers import OPENERS, OWN_FIELDS, may_begin_call
 
 CHUNK_FIELDS = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 LONGEST_OPENER = max(map(len, OPENERS))
@@ -25,7 +25,7 @@ class StreamedChoice:
         self._calls: dict[int, dict[str, str]] = {}
         self._arguments: dict[int, list[str]] = {}
         self._logprobs: list[Any] = []
-        self._mean_logprob: float | None = None
+        self._own: dict[str, Any] = {}
         self._holds_text = True
 
     def take(self, choice: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class StreamedChoice:
         if isinstance(text, str) and text:
             self._text.append(text)
             passed = self._pass_text(choice, passed)
-        self._mean_logprob = choice.get("mean_logprob", self._mean_logprob)
+        self._own |= {field: choice[field] for field in OWN_FIELDS if field in choice}
         if choice.get("finish_reason") is not None:
             self.finish_reason = str(choice["finish_reason"])
         return passed if any(value is not None for value in passed.values()) else {}
@@ -52,9 +52,7 @@ class StreamedChoice:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self._text) or None}
         if self._calls:
             message["tool_calls"] = [self._whole_call(index) for index in sorted(self._calls)]
-        choice: dict[str, Any] = {"index": self.index, "message": message, "finish_reason": self.finish_reason}
-        if self._mean_logprob is not None:
-            choice["mean_logprob"] = self._mean_logprob
+        choice = {"index": self.index, "message": message, "finish_reason": self.finish_reason, **self._own}
         if self._logprobs:
             choice["logprobs"] = {"content": self._logprobs}
         return choice

@@ -7,7 +7,7 @@ import hmac
 import json
 import uuid
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolrefine.errors import ConfigError
 from toolrefine.server.admission import Admission
@@ -133,8 +133,11 @@ class Exchange:
             raise RefusalError(400, "invalid_header", str(error)) from None
         if body is None:
             return Plan(request, None)
-        if name is not None:
-            body["model"] = name
+        changes: dict[str, Any] = {} if name is None else {"model": name}
+        if policy is not None and policy.constrain and ChatRequest.can_refine(body):
+            changes["constrain"] = True
+        if changes:
+            body |= changes
             with suppress(RecursionError):
                 request = request._replace(body=json.dumps(body).encode())
         if policy is None or not ChatRequest.can_refine(body):

@@ -20,7 +20,7 @@ from toolrefine.datasets.openai import read_messages
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.engines import SamplingParams
 from toolrefine.errors import RequestError, RowError, ToolrefineError
-from toolrefine.server.answers import call_objects
+from toolrefine.server.answers import OWN_FIELDS, call_objects
 from toolrefine.server.chunks import deltas_of
 from toolrefine.server.errors import RefusalError
 from toolrefine.server.sse import DONE, event_of
@@ -49,6 +49,8 @@ class LocalBody(BaseModel):
     top_logprobs: int | None = None
     response_format: dict[str, Any] | None = None
     stream: bool | None = None
+    constrain: bool | None = None
+    """Not of the OpenAI API: the answer can only say what fits the tools."""
 
     def unsupported(self) -> str:
         """The first field that asks for what an engine in process cannot do; empty where none does."""
@@ -97,6 +99,14 @@ class LocalModel(httpx2.AsyncBaseTransport):
 
         name = checkpoint.adapter or checkpoint.model
         return cls(TransformersEngine.load(checkpoint, engine, prompt), name, **settings)
+
+    def check_constraint(self) -> None:
+        """Tell before any request whether answers can be constrained.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        self._engine.constraint  # noqa: B018 - made on first use
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request as a server would."""
@@ -161,6 +171,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
                 temperature=1.0 if asked.temperature is None else asked.temperature,
                 top_p=asked.top_p or 1.0,
                 max_new_tokens=asked.max_completion_tokens or asked.max_tokens or self.max_new_tokens,
+                constrain=bool(asked.constrain),
             ),
             stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
             loop=loop,
@@ -242,7 +253,7 @@ def _set(job: Job, answer: tuple[list[Completion], int] | Exception) -> None:
 
 
 def _choice(index: int, completion: Completion, stop: Sequence[str]) -> dict[str, Any]:
-    """A completion as a choice. mean_logprob is not of the OpenAI API; the policies ask for it."""
+    """A completion as a choice, with OWN_FIELDS."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text}
     finish_reason = "length" if completion.outcome is Outcome.TRUNCATED else "stop"
     if completion.outcome is Outcome.CALLS:
@@ -258,6 +269,7 @@ def _choice(index: int, completion: Completion, stop: Sequence[str]) -> dict[str
         "message": message,
         "logprobs": None,
         "finish_reason": finish_reason,
+        "num_tokens": completion.num_tokens,
         "mean_logprob": completion.mean_logprob,
     }
 
@@ -270,7 +282,7 @@ def _events(reply: dict[str, Any], *, wants_usage: bool) -> list[bytes]:
     for choice in reply["choices"]:
         deltas = [{"role": "assistant"}, *deltas_of(choice["message"], with_text=True)]
         parts = [{"index": choice["index"], "delta": delta, "finish_reason": None} for delta in deltas]
-        last = {key: choice[key] for key in ("index", "finish_reason", "mean_logprob")}
+        last = {key: choice[key] for key in ("index", "finish_reason", *OWN_FIELDS)}
         events += [event_of({**head, "choices": [part]}) for part in [*parts, {**last, "delta": {}}]]
     if wants_usage:
         events.append(event_of({**head, "choices": [], "usage": usage}))

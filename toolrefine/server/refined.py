@@ -36,8 +36,9 @@ class Task(NamedTuple):
 
     def adds_logprobs(self, upstream: Upstream) -> bool:
         """Whether log-probabilities are asked for that the client did not ask for."""
-        wanted = self.rules.policy.when == "uncertain" and not self.request.body.get("logprobs")
-        return wanted and upstream.gives_logprobs
+        policy = self.rules.policy
+        wanted = policy.when == "uncertain" or policy.accept == "likelier"
+        return wanted and not self.request.body.get("logprobs") and upstream.gives_logprobs
 
 
 def unencoded(request: Request) -> Request:

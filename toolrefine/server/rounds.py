@@ -115,8 +115,10 @@ def _standing(request: ChatRequest, answers: Sequence[Answer], policy: Refinemen
 
 
 def _next_body(request: ChatRequest, answers: Sequence[Answer], rules: Rules) -> dict[str, Any]:
-    """What to ask after these answers: to refine the last, or for another sample."""
+    """What to ask after these answers: to refine the last, or afresh."""
     answer = answers[-1]
+    if rules.policy.how == "constrain":
+        return {**request.follow_up([]), "constrain": True}
     if rules.policy.how == "resample":
         body = request.follow_up([])
         seed = {"seed": body["seed"] + len(answers)} if isinstance(body.get("seed"), int) else {}

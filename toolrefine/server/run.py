@@ -24,6 +24,7 @@ def open_upstream(config: ServerConfig) -> Upstream:
 
     Raises:
         RequestError: the model or its template cannot be used.
+        ConfigError: the policy constrains answers, and this model's cannot be.
     """
     if config.upstream:
         return Upstream(
@@ -36,7 +37,10 @@ def open_upstream(config: ServerConfig) -> Upstream:
 
     checkpoint = Checkpoint(model=config.model, adapter=config.adapter)
     settings = {"max_new_tokens": config.max_new_tokens, "max_wait_s": config.max_wait_s}
-    upstream = Upstream(LOCAL_URL, transport=LocalModel.load(checkpoint, config.engine, config.prompt, **settings))
+    model = LocalModel.load(checkpoint, config.engine, config.prompt, **settings)
+    if config.refinement.needs_constraint:
+        model.check_constraint()
+    upstream = Upstream(LOCAL_URL, transport=model)
     upstream.gives_logprobs = False
     return upstream
 
@@ -46,6 +50,7 @@ def run_server(config: ServerConfig) -> None:
 
     Raises:
         RequestError: the model or its template cannot be used.
+        ConfigError: the policy constrains answers, and this model's cannot be.
     """
     if config.log_requests:
         set_up_logs()

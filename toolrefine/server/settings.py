@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, describe
 from toolrefine.errors import ConfigError
 from toolrefine.recipes import apply_override, read_toml
+from toolrefine.refine import asks_afresh
 from toolrefine.types import Record
 
 SUFFIX = ":refined"
@@ -103,18 +104,21 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
         raise ConfigError(f"{path or 'serve'}: {describe(error)}") from None
     if bool(config.upstream) == bool(config.model):
         raise ConfigError("serve: name either an upstream (--upstream URL) or a model (--model M)")
-    _check_policy(config.refinement, "refinement")
+    _check_policy(config.refinement, "refinement", config)
     if config.upstream and not config.upstream.startswith(("http://", "https://")):
         raise ConfigError(f"upstream {config.upstream}: must begin with http:// or https://")
     return config
 
 
-def _check_policy(policy: RefinementConfig, where: str) -> None:
-    if policy.accept == "likelier":
-        raise ConfigError(f"{where}: accept=likelier: answers cannot be scored through the chat API; set accept=valid")
-    if policy.needs_constraint:
+def _check_policy(policy: RefinementConfig, where: str, config: ServerConfig) -> None:
+    if policy.accept == "likelier" and not asks_afresh(policy):
         raise ConfigError(
-            f"{where}: constrain and how=constrain: the chat API cannot bind an answer to its tools; set how=explain"
+            f"{where}: accept=likelier: answers cannot be scored through the chat API; set accept=valid or how=resample"
+        )
+    if policy.needs_constraint and config.upstream:
+        raise ConfigError(
+            f"{where}: constrain and how=constrain: the chat API cannot bind an answer to its tools; set how=explain, "
+            "or answer in this process (--model)"
         )
 
 
@@ -140,8 +144,9 @@ def policy_of(
             policy = RefinementConfig.model_validate({**policy.model_dump(), **own})
         except ValidationError as error:
             raise ConfigError(f"X-Toolrefine headers: {describe(error)}") from None
-        _check_policy(policy, "X-Toolrefine headers")
+        _check_policy(policy, "X-Toolrefine headers", config)
         if policy.max_rounds > max(config.limits.max_rounds, config.refinement.max_rounds):
             raise ConfigError(f"X-Toolrefine-Max-Rounds: {policy.max_rounds} is more than {config.limits.max_rounds}")
     asked = has_suffix or "max_rounds" in own
-    return policy if policy.max_rounds and (asked or not config.opt_in) else None
+    acts = policy.max_rounds > 0 or policy.constrain
+    return policy if acts and (asked or not config.opt_in) else None
