@@ -115,7 +115,8 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
         take_over(AutoModelForCausalLM.from_pretrained(arguments.start), model, probe(tokenizer))
     parameters = list(model.parameters())
     optimizers = build_optimizers(model, arguments.rate)
-    step = shard = num_tokens = 0
+    step = num_tokens = 0
+    shard = EASY_SHARDS if arguments.start else 0
     elapsed = 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
