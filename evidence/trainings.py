@@ -17,9 +17,9 @@ from toolrefine.types import EvalItem
 
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
-FRONTIER, UNSUSPECTED = "frontier", "unsuspected"
+FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE = "frontier", "unsuspected", "unsuspected-without-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
-EVERY_ARM = (ONE_ROUND, NO_REFINEMENT, FRONTIER, UNSUSPECTED, ALL_FIRST, ORACLE)
+EVERY_ARM = (ONE_ROUND, NO_REFINEMENT, FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE, ALL_FIRST, ORACLE)
 
 
 def run_training_cell(
@@ -37,8 +37,8 @@ def run_training_cell(
     """Train every arm in folders that resume, and measure it on the same held-out samples.
 
     All of equally many optimizer steps: plain SFT on the pool as labelled and iterated selection, and of these those in
-    `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects; all
-    labels at first where too little is solvable; and an oracle, plain SFT on the right labels alone.
+    `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects, with
+    refinement data and without; all labels at first where too little is solvable; and an oracle, plain SFT on the right labels alone.
     """
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
@@ -117,8 +117,9 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
-    for policy in (FRONTIER, UNSUSPECTED):
-        yield policy, alone.model_copy(update={"selection": alone.selection.model_copy(update={"policy": policy})})
+    for name, corpus in ((FRONTIER, full.corpus), (UNSUSPECTED, full.corpus), (UNSUSPECTED_ALONE, without)):
+        selection = alone.selection.model_copy(update={"policy": name.partition("-")[0]})
+        yield name, alone.model_copy(update={"selection": selection, "corpus": corpus})
     if found.iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})
