@@ -13,7 +13,16 @@ from evidence.analysis import Group
 from toolrefine.intervals import Accuracy
 
 MARKERS = "osD^vPX*<>hd"
-SHOWN = ("plain SFT", "one round", "iteration 3", "no refinement data", "frontier", "unsuspected", "oracle")
+SHOWN = (
+    "plain SFT",
+    "one round",
+    "iteration 3",
+    "no refinement data",
+    "frontier",
+    "unsuspected",
+    "unsuspected without refinement data",
+    "oracle",
+)
 REPAIR = ("draft", *(f"invalid: resample, {number}" for number in ("1 round", "4 rounds", "8 rounds")))
 RIVALS = ("vote of", "best of", "constrained decoding")
 

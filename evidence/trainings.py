@@ -38,7 +38,8 @@ def run_training_cell(
 
     All of equally many optimizer steps: plain SFT on the pool as labelled and iterated selection, and of these those in
     `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects, with
-    refinement data and without; all labels at first where too little is solvable; and an oracle, plain SFT on the right labels alone.
+    refinement data and without; all labels at first where too little is solvable; and an oracle, plain SFT on the right
+    labels alone.
     """
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:

@@ -27,6 +27,7 @@ ARMS = (
     "no refinement data",
     "frontier",
     "unsuspected",
+    "unsuspected without refinement data",
     "oracle",
 )
 
