@@ -29,6 +29,14 @@ REAL_DATA = Path("../shared/data")
 BASES = Path("build/bases")
 BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
+BASE_POLICIES = (
+    "ask, the paper's algorithm, 1 round",
+    "ask, the paper's algorithm, 2 rounds",
+    "ask, accept likelier",
+    "invalid: resample, 1 round",
+    "invalid: resample, 4 rounds",
+    "invalid: resample, 8 rounds",
+)
 
 
 def main() -> None:
@@ -101,7 +109,8 @@ def refined_base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Ite
             trained = out / "bases" / f"{base.name}-{training_name(FAMILIAR, 0.2, seed)}"
             held_out = partial(questions, partial(generate, FAMILIAR, scale.num_held_out, 4_000 + seed))
             model = str(last_model(trained, scale))
-            yield f"{base.name}-{seed}", policy_work(study, base.name, model, None, held_out, seed, scale)
+            work = policy_work(study, base.name, model, None, held_out, seed, scale)
+            yield f"{base.name}-{seed}", partial(work, policies=BASE_POLICIES, num_samples=0)
 
 
 def find_bases() -> list[Path]:

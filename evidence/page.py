@@ -25,7 +25,6 @@ REFINED = (
     "ask, accept likelier",
     "invalid: resample, 8 rounds",
     "constrained decoding",
-    "best of 5 samples",
 )
 """What is shown of the policies on other bases."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -79,14 +79,16 @@ def run_policy_cell(
     held_out: Questions,
     seed: int,
     scale: Scale,
+    policies: Collection[str] = tuple(POLICIES),
+    num_samples: int = NUM_SAMPLES,
 ) -> Cell:
-    """Answer the held-out questions in every way; one policy has been chosen on dev within MAX_CALLS calls a sample.
+    """Answer the held-out questions by some of POLICIES, and with up to num_samples samples; one policy has been chosen on dev within MAX_CALLS calls a sample.
 
     The first arm is the greedy draft. Facts of the cell tell which drafts break their schema, and the chosen policy.
     """
     asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
-    ways = dict(POLICIES)
+    ways = {name: POLICIES[name] for name in policies}
     facts: dict[str, Any] = {"num_parameters": count_parameters(checkpoint.model)}
     with open_engine(checkpoint, config, PROMPT) as plain:
         if dev is not None:
@@ -101,7 +103,8 @@ def run_policy_cell(
         arms += [refined(name, ask(engine, asked, policy), asked) for name, policy in ways.items()]
         constrained = GREEDY.model_copy(update={"constrain": True})
         arms.append(refined("constrained decoding", ask(engine, asked, free, constrained), asked))
-        arms += sampled_arms(plain, asked)
+        if num_samples:
+            arms += sampled_arms(plain, asked, num_samples)
     invalid = [find_fault(draft, each.prompt.tools) is not None for draft, each in zip(drafts, asked, strict=True)]
     facts["invalid"] = marks(invalid)
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
@@ -135,17 +138,17 @@ def refined(name: str, found: Sequence[Refinement], asked: Sequence[Question]) -
     )
 
 
-def sampled_arms(engine: Engine, asked: Sequence[Question]) -> Iterator[Arm]:
+def sampled_arms(engine: Engine, asked: Sequence[Question], num_samples: int) -> Iterator[Arm]:
     """Votes and best-of-n of samples drawn without a greedy draft."""
     groups: list[list[Completion]] = []
     for chunk in chunks(asked, CHUNK_SIZE):
-        groups += engine.sample([each.prompt for each in chunk], NUM_SAMPLES, SAMPLED)
+        groups += engine.sample([each.prompt for each in chunk], num_samples, SAMPLED)
     ways: dict[str, tuple[Callable[[Sequence[Completion]], int], tuple[int, ...]]] = {
         "vote": (vote, (3, 5, 8)),
         "best": (best, (2, 5, 8)),
     }
     for way, (choose, sizes) in ways.items():
-        for n in sizes:
+        for n in [size for size in sizes if size <= num_samples]:
             chosen = [group[choose(group[:n])] for group in groups]
             tokens = fmean(sum(each.num_tokens for each in group[:n]) for group in groups)
             yield Arm(name=f"{way} of {n} samples", verdicts=judge(chosen, asked), calls=float(n), tokens=tokens)

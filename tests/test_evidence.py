@@ -59,7 +59,7 @@ def write_all(results: Path) -> None:
         ),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
         ("bases", ("llama-1.7M",), ("base", "plain SFT", "iteration 1", "iteration 2", "unsuspected", "oracle")),
-        ("refined-bases", ("llama-1.7M",), ("draft", *POLICIES, "constrained decoding", "best of 5 samples")),
+        ("refined-bases", ("llama-1.7M",), ("draft", *POLICIES, "constrained decoding")),
     ):
         cells = [made_up(study, condition, seed, names) for seed in range(3) for condition in conditions]
         (results / f"{study}.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in cells))
@@ -170,7 +170,9 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
         held_out=lambda: questions(lambda: samples[:6]),
         seed=0,
         scale=TINY,
+        policies=["invalid: constrain"],
+        num_samples=0,
     )
-    assert "calibrated" not in {arm.name for arm in with_no_dev.arms}
+    assert [arm.name for arm in with_no_dev.arms] == ["draft", "invalid: constrain", "constrained decoding"]
     assert with_no_dev.facts["num_parameters"] == 1_673_152
     assert [len(arm.verdicts) for arm in with_no_dev.arms] == [6] * len(with_no_dev.arms)
