@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from evidence.cells import Scale, Work, run_cells
+from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.policies import Questions, Samples, questions, run_policy_cell
 from evidence.real import bfcl_questions, real_dev, real_held_out
 from evidence.trainings import EVERY_ARM, FULL, ORACLE, UNSUSPECTED, run_training_cell
@@ -178,7 +178,7 @@ def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
 
 def policy_work(
     study: str, condition: str, model: str, dev: Samples | None, held_out: Questions, seed: int, scale: Scale
-) -> Work:
+) -> partial[Cell]:
     return partial(
         run_policy_cell,
         study=study,

@@ -82,7 +82,8 @@ def run_policy_cell(
     policies: Collection[str] = tuple(POLICIES),
     num_samples: int = NUM_SAMPLES,
 ) -> Cell:
-    """Answer the held-out questions by some of POLICIES, and with up to num_samples samples; one policy has been chosen on dev within MAX_CALLS calls a sample.
+    """Answer the held-out questions by some of POLICIES, by one chosen on dev within MAX_CALLS calls a sample, and by
+    votes and the best of up to num_samples samples.
 
     The first arm is the greedy draft. Facts of the cell tell which drafts break their schema, and the chosen policy.
     """
