@@ -82,10 +82,11 @@ def run_policy_cell(
     policies: Collection[str] = tuple(POLICIES),
     num_samples: int = NUM_SAMPLES,
 ) -> Cell:
-    """Answer the held-out questions by some of POLICIES, by one chosen on dev within MAX_CALLS calls a sample, and by
-    votes and the best of up to num_samples samples.
+    """Answer the held-out questions by some of POLICIES and in other ways.
 
-    The first arm is the greedy draft. Facts of the cell tell which drafts break their schema, and the chosen policy.
+    These are a policy chosen on dev within MAX_CALLS calls a sample, constrained decoding, and votes and the best of up
+    to num_samples samples. The first arm is the greedy draft. Facts of the cell tell which drafts break their schema,
+    and the chosen policy.
     """
     asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
