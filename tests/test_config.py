@@ -51,9 +51,9 @@ def test_waves_need_a_policy_that_one_success_decides() -> None:
         load_config(path, ["rollout.waves=true", "selection.policy=frontier"])
     solvable = "selection.policy=solvable"
     assert load_config(path, ["rollout.waves=true", solvable]).samples_in_waves
-    assert not load_config(path, [solvable]).samples_in_waves  # its refinement examples want drafts
-    assert load_config(path, ["corpus.refine_per_sample=0", solvable]).samples_in_waves
-    assert not load_config(path, ["corpus.refine_per_sample=0"]).samples_in_waves
+    assert load_config(path, [solvable]).samples_in_waves
+    assert not load_config(path, [solvable, "corpus.refine_per_sample=1"]).samples_in_waves  # these want drafts
+    assert not load_config(path).samples_in_waves
 
 
 def test_a_missing_recipe_and_a_broken_one(tmp_path: Path) -> None:

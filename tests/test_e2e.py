@@ -22,6 +22,7 @@ SMALL = [
     "evaluation.datasets.0.size=64",
     "rollout.k=4",
     "rollout.chunk_size=16",
+    "corpus.refine_per_sample=1",
     "evaluation.chunk_size=16",
     "sft.max_steps=6",
     "sft.checkpoint_steps=2",
