@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.policies import Questions, Samples, questions, run_policy_cell
 from evidence.real import bfcl_questions, real_dev, real_held_out
-from evidence.trainings import EVERY_ARM, FULL, ORACLE, UNSUSPECTED, run_training_cell
+from evidence.trainings import FULL, ORACLE, UNSUSPECTED, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
@@ -98,8 +98,8 @@ def base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
     """5: other bases, as scripts/train_nano.py makes them: every folder of BASES."""
     for seed in seeds:
         for base in find_bases():
-            name, work = training_cell(study, base.name, FAMILIAR, 0.2, seed, scale, str(base), BASE_ARMS)
-            yield f"{base.name}-{name}", work
+            name, work = training_cell(study, base.name, FAMILIAR, 0.2, seed, scale)
+            yield f"{base.name}-{name}", partial(work, model=str(base), arms=BASE_ARMS)
 
 
 def refined_base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
@@ -124,25 +124,10 @@ def last_model(cell: Path, scale: Scale) -> Path:
 
 
 def training_cell(
-    study: str,
-    condition: str,
-    domain: str,
-    rate: float,
-    seed: int,
-    scale: Scale,
-    model: str = "nano",
-    arms: Collection[str] = EVERY_ARM,
-) -> tuple[str, Work]:
+    study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale
+) -> tuple[str, partial[Cell]]:
     work = partial(
-        run_training_cell,
-        study=study,
-        condition=condition,
-        model=model,
-        domain=domain,
-        noise=rate,
-        seed=seed,
-        scale=scale,
-        arms=arms,
+        run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
     )
     return training_name(domain, rate, seed), work
 

@@ -180,9 +180,9 @@ def base_table(groups: Sequence[Group]) -> str:
     for group in groups:
         for name in REFINED:
             pair = group.compare("draft", name)
-            where = [] if name != REFINED[0] else [group.condition, percent(group.accuracy("draft"))]
+            head = [group.condition, percent(group.accuracy("draft"))] if name == REFINED[0] else ["", ""]
             cost = f"{group.mean(name, calls):.2f}"
-            rows.append([*(where or ["", ""]), name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
+            rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
     columns = ("base", "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
     return table(columns, rows)
 

@@ -118,8 +118,12 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
-    for name, corpus in ((FRONTIER, full.corpus), (UNSUSPECTED, full.corpus), (UNSUSPECTED_ALONE, without)):
-        selection = alone.selection.model_copy(update={"policy": name.partition("-")[0]})
+    for name, policy, corpus in (
+        (FRONTIER, "frontier", full.corpus),
+        (UNSUSPECTED, "unsuspected", full.corpus),
+        (UNSUSPECTED_ALONE, "unsuspected", without),
+    ):
+        selection = alone.selection.model_copy(update={"policy": policy})
         yield name, alone.model_copy(update={"selection": selection, "corpus": corpus})
     if found.iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})

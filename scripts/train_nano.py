@@ -111,8 +111,6 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
     state_path = arguments.out / "state.pt"
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(model_config(tokenizer, arguments))
-    if arguments.start:
-        take_over(AutoModelForCausalLM.from_pretrained(arguments.start), model, probe(tokenizer))
     parameters = list(model.parameters())
     optimizers = build_optimizers(model, arguments.rate)
     step = num_tokens = 0
@@ -124,6 +122,8 @@ def train(rank: int, arguments: argparse.Namespace, rendezvous: str) -> None:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, shard, num_tokens, elapsed = state["step"], state["shard"], state["num_tokens"], state["elapsed"]
+    elif arguments.start:
+        take_over(AutoModelForCausalLM.from_pretrained(arguments.start), model, probe(tokenizer))
     report(rank, f"{sum(p.numel() for p in parameters):,} parameters, from step {step}")
     batches = Batches(tokenizer, real, shard + rank, arguments.workers)
     budget = arguments.minutes * 60

@@ -57,11 +57,22 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
         load_settings(path, {"upstream": "http://a"})
 
 
-def test_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def app() -> typer.Typer:
     app = typer.Typer()
     app.command()(serve)
-    started: list[ServerConfig] = []
-    monkeypatch.setattr(run, "run_server", started.append)
+    return app
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
+    """The servers that would have run."""
+    found: list[ServerConfig] = []
+    monkeypatch.setattr(run, "run_server", found.append)
+    return found
+
+
+def test_the_verb(app: typer.Typer, started: list[ServerConfig]) -> None:
     options = ["--upstream", "http://a/v1", "--max-rounds", "1", "--when", "always", "limits.max_queue=3"]
     result = CliRunner().invoke(app, options, env={"TOOLREFINE_API_KEY": "secret"})
     assert result.exit_code == 0, result.output
@@ -71,11 +82,9 @@ def test_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(app, []).exit_code == 2
 
 
-def test_the_verb_takes_a_policy_and_options_come_after(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(serve)
-    started: list[ServerConfig] = []
-    monkeypatch.setattr(run, "run_server", started.append)
+def test_the_verb_takes_a_policy_and_options_come_after(
+    app: typer.Typer, started: list[ServerConfig], tmp_path: Path
+) -> None:
     path = tmp_path / "policy.toml"
     policy = RefinementConfig(
         max_rounds=4, when="uncertain", how="resample", accept="likelier", min_logprob=-0.3, constrain=True

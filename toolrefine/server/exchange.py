@@ -133,14 +133,16 @@ class Exchange:
             raise RefusalError(400, "invalid_header", str(error)) from None
         if body is None:
             return Plan(request, None)
+        if policy is not None and not ChatRequest.can_refine(body):
+            policy = None
         changes: dict[str, Any] = {} if name is None else {"model": name}
-        if policy is not None and policy.constrain and ChatRequest.can_refine(body):
+        if policy is not None and policy.constrain:
             changes["constrain"] = True
         if changes:
             body |= changes
             with suppress(RecursionError):
                 request = request._replace(body=json.dumps(body).encode())
-        if policy is None or not ChatRequest.can_refine(body):
+        if policy is None:
             return Plan(request, None)
         rules = Rules(policy, self.config.prompt, convert=self.config.convert_text_calls)
         return Plan(request, Task(ChatRequest(body), request, rules, self.config))
