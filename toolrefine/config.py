@@ -8,6 +8,8 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 
 from toolrefine.types import Record, ViolationKind
 
+InvalidTargets = Literal["quarantine", "repair", "keep"] | dict[ViolationKind, Literal["quarantine", "repair", "keep"]]
+
 
 class PromptConfig(Record):
     """How a conversation becomes a prompt, and text becomes calls."""
@@ -69,9 +71,7 @@ class FileDataset(Record):
     """Rows to skip."""
     limit: int | None = Field(default=None, ge=1)
     """Rows to read after the offset."""
-    invalid_targets: (
-        Literal["quarantine", "repair", "keep"] | dict[ViolationKind, Literal["quarantine", "repair", "keep"]]
-    ) = "quarantine"
+    invalid_targets: InvalidTargets = "quarantine"
     """What to do with a sample whose target contradicts the schema of its tools: for all kinds of faults, or by kind,
     such as {wrong_type = "repair"}, the others then being quarantined. What cannot be repaired without loss is
     quarantined."""
@@ -89,6 +89,8 @@ class ToolworldDataset(Record):
     """Label in reports; the domain by default."""
     wrong_label_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the targets to make wrong in the ways real labels are."""
+    invalid_targets: InvalidTargets = "keep"
+    """As of a file. Some 45 % of the wrong targets contradict the schema of their tools, and none of the right ones."""
 
 
 def _kind_of_dataset(value: Any) -> str:

@@ -178,6 +178,17 @@ def test_toolworld_comes_through(tmp_path: Path) -> None:
     assert read_quarantine(tmp_path / "q.jsonl") == []
 
 
+def test_wrong_labels_of_toolworld_are_checked_where_the_config_says_so(tmp_path: Path) -> None:
+    config = ToolworldDataset(format="toolworld", domain="observatory", size=200, wrong_label_rate=0.3)
+    kept = list(load_dataset(config))
+    checked = load_pool([config.model_copy(update={"invalid_targets": "quarantine"})], tmp_path / "q.jsonl")
+    assert len(kept) == 200
+    assert checked == [sample for sample in kept if not schema_violation(sample.target.tool_calls, sample.tools)]
+    lines = {item["line"] for item in read_quarantine(tmp_path / "q.jsonl")}
+    assert {item["file"] for item in read_quarantine(tmp_path / "q.jsonl")} == {"observatory"}
+    assert [kept[line - 1].meta["label"][:5] for line in lines] == ["wrong"] * (len(kept) - len(checked))
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from toolrefine.config import Dataset, ToolworldDataset
-from toolrefine.datasets import load_dataset, raw_rows, read_rows
+from toolrefine.datasets import raw_rows, read_rows, source_of
 from toolrefine.datasets.targets import find_violations
 from toolrefine.errors import FormatError, RowError
 from toolrefine.matching import MORE_PROPERTIES, canonical_key, schema_violation
@@ -86,9 +86,7 @@ class Validation:
 
     def _finding(self, line: int, severity: Literal["error", "warning"], problem: _Problem) -> Finding:
         self.counts[severity] += 1
-        config = self._config
-        file = config.domain if isinstance(config, ToolworldDataset) else config.source
-        return Finding(file=file, line=line, severity=severity, **problem._asdict())
+        return Finding(file=source_of(self._config), line=line, severity=severity, **problem._asdict())
 
     def _oddities(self, samples: Sequence[Sample], line: int) -> Iterator[_Problem]:
         row_id = samples[0].id
@@ -104,12 +102,11 @@ class Validation:
 
 def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     """Each row: its line, and its samples or what is wrong with it."""
-    if isinstance(config, ToolworldDataset):
-        yield from ((number, [sample]) for number, sample in enumerate(load_dataset(config), 1))
-        return
     try:
         yield from read_rows(config)
     except FormatError as error:  # then rows can at least be JSON or not
+        if isinstance(config, ToolworldDataset):
+            raise
         for number, row in enumerate(raw_rows(config)):
             if number == 0:
                 yield row.line, RowError(str(error))

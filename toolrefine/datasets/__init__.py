@@ -30,6 +30,7 @@ __all__ = [
     "open_quarantine",
     "raw_rows",
     "read_rows",
+    "source_of",
 ]
 
 Reader = Callable[[dict[str, Any], str], Iterator[Sample]]
@@ -82,31 +83,34 @@ def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Itera
     Raises:
         DataError: the source cannot be used at all.
     """
-    if isinstance(config, ToolworldDataset):
-        yield from generate(config.domain, config.size, config.seed, config.wrong_label_rate)
-        return
     quarantine = quarantine or Quarantine()
-    name = dataset_name(config)
+    name, source = dataset_name(config), source_of(config)
     for line, samples in read_rows(config):
         if isinstance(samples, RowError):
-            quarantine.add(config.source, line, str(samples))
+            quarantine.add(source, line, str(samples))
             continue
         for sample in samples:
             checked, outcomes, reason = check_target(sample, config.invalid_targets)
             quarantine.count_targets(outcomes.items())
             if checked is None:
-                quarantine.add(config.source, line, reason)
+                quarantine.add(source, line, reason)
             else:
                 yield checked if checked.source else checked.model_copy(update={"source": name})
 
 
-def read_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
+def read_rows(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     """Each row of a data set: its line, and its samples, whose targets are not checked, or what is wrong with it.
+
+    Of the generator, the number of the sample stands for the line.
 
     Raises:
         FormatError: under format = auto, no format fits, or two do. This comes before the first row.
         DataError: the source cannot be used at all.
     """
+    if isinstance(config, ToolworldDataset):
+        made = generate(config.domain, config.size, config.seed, config.wrong_label_rate)
+        yield from ((number, [sample]) for number, sample in enumerate(made, 1))
+        return
     name, rows = dataset_name(config), raw_rows(config)
     format_name: str = config.format
     if format_name == "auto":
@@ -119,6 +123,11 @@ def read_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | RowErro
             yield row.line, list(READERS[format_name](row.read(), f"{name}:{row.line}"))
         except RowError as error:
             yield row.line, error
+
+
+def source_of(config: Dataset) -> str:
+    """Where samples come from, as quarantine and findings name it."""
+    return config.domain if isinstance(config, ToolworldDataset) else config.source
 
 
 def dataset_name(config: Dataset) -> str:
