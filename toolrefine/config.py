@@ -176,6 +176,9 @@ class RolloutConfig(Record):
     waves: bool | Literal["auto"] = "auto"
     """Sample 1, 1, 2, 4, ... completions and stop at a correct one, which selects the same samples by policy solvable.
     auto: where nothing else needs all k, as the drafts of refinement examples and any other policy do."""
+    score_labels: bool = True
+    """Also score the labels that no completion gives, to tell wrong ones from hard ones; see selection.suspect_doubt. A
+    server must tell the log-probabilities of prompts, as vLLM does."""
 
 
 class SelectionConfig(Record):
@@ -191,8 +194,11 @@ class SelectionConfig(Record):
     from labels, wrong ones among them, and later iterations select."""
     stop_when_stalled: bool = True
     """End the loop when no more samples are solvable than in the iteration before."""
+    suspect_doubt: float = Field(default=10.0, gt=0.0)
+    """Nats by which the model must find the answer that most completions give likelier than a label that none of them
+    gives, to make a suspect of that label; e^10 is about 22,000 times. Needs rollout.score_labels."""
     suspect_agreement: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Share of completions that must agree on one answer to make a suspect of a label that none of them gives."""
+    """The same where that is not known: the share of completions that must agree on this answer."""
 
 
 class CorpusConfig(Record):

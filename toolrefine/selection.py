@@ -21,15 +21,22 @@ def is_frontier(group: Group, config: SelectionConfig) -> bool:
 
 
 def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | None:
-    """The answer that the model agrees on with itself where it never gives the label: its place, and how many give it.
+    """The answer by which the model contradicts a label that it never gives: its place, and how many give it.
 
-    None where the label is not to be doubted. Answers agree when they are the same calls, or both make none. Answers
-    that cannot be read or were cut off count among the completions, but agree with nothing.
+    None where the label is not to be doubted. It is doubted where the model finds that answer far likelier, and where
+    this is not known, where enough completions agree on it. Answers agree when they are the same calls, or both make
+    none. Answers that cannot be read or were cut off count among the completions, but agree with nothing.
     """
     if is_solvable(group):
         return None
     found = majority(group.completions)
-    return found if found and found[1] / group.n >= config.suspect_agreement else None
+    if found is None:
+        return None
+    if group.doubt is None:
+        is_doubted = found[1] / group.n >= config.suspect_agreement
+    else:
+        is_doubted = group.doubt >= config.suspect_doubt
+    return found if is_doubted else None
 
 
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
@@ -64,22 +71,24 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
 
 
 def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionConfig) -> list[Suspect]:
-    """Find the samples whose label the model contradicts, in the order of the pool.
+    """Find the samples whose label the model contradicts, the surest first.
 
     Raises:
         ValueError: a sample has no group, more than one, or an empty one.
     """
-    return [
+    suspects = [
         Suspect(
             sample_id=sample.id,
             label=sample.target,
             answer=group.completions[found[0]].as_message(),
             agreement=found[1] / group.n,
+            doubt=group.doubt,
             meta=sample.meta,
         )
         for sample, group in zip(pool, align(pool, groups), strict=True)
         if (found := contradiction(group, config))
     ]
+    return sorted(suspects, key=lambda suspect: (-(suspect.doubt or 0.0), -suspect.agreement))
 
 
 def align(pool: Sequence[Sample], groups: Sequence[Group]) -> list[Group]:

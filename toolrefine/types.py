@@ -151,6 +151,10 @@ class Group(Record):
     completions: tuple[Completion, ...]
     scores: tuple[Score, ...]
     """Same length and order as completions."""
+    doubt: float | None = None
+    """By how many nats the model finds the answer that most completions give likelier than the label, both as calls
+    without text. None where a completion gives the label, where one of the two makes no call, and where the engine does
+    not tell."""
 
     @property
     def n(self) -> int:
@@ -176,15 +180,17 @@ class Selected(Record):
 
 
 class Suspect(Record):
-    """A sample whose label the model never gives while it agrees with itself on another answer."""
+    """A sample whose label the model never gives and contradicts by an answer of its own."""
 
     sample_id: str
     label: Message
     """The target as given."""
     answer: Message
-    """The answer that the model agrees on."""
+    """The answer that most completions give."""
     agreement: float
     """Share of the completions that give exactly this answer."""
+    doubt: float | None = None
+    """See Group."""
     meta: dict[str, Any] = {}
     """Copied from the sample."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import Field
 
 from toolrefine.config import EngineConfig, PromptConfig
-from toolrefine.types import Checkpoint, Completion, Outcome, Prompt, Record
+from toolrefine.types import Checkpoint, Completion, Message, Outcome, Prompt, Record
 
 __all__ = ["NO_ROOM", "Accept", "Engine", "Follow", "SamplingParams", "open_engine", "wave_sizes"]
 
@@ -57,11 +57,12 @@ class Engine(Protocol):
         """A completion of each prompt, then of what follow asks next, and so on: each prompt at its own pace."""
         ...
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        """The summed natural log-probability at temperature 1 of each completion behind the prompt in its place.
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
+        """The summed natural log-probability at temperature 1 of each answer behind the prompt in its place.
 
-        That of its text as the tokenizer splits it, and of the end of the turn unless it was cut off (see
-        toolrefine.engines.scoring); minus infinity where both do not fit into the model's context.
+        That of a completion's text as the tokenizer splits it, and of the end of the turn unless it was cut off, or
+        that of an assistant turn as it is trained on (see toolrefine.engines.scoring). Minus infinity where both do not
+        fit into the model's context, and where the chat template cannot write the turn.
 
         Raises:
             RequestError: a server does not tell.
@@ -90,9 +91,9 @@ class LazyEngine:
         """See Engine."""
         return self._loaded().chain(prompts, params, follow)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine."""
-        return self._loaded().score(prompts, completions)
+        return self._loaded().score(prompts, answers)
 
     def close(self) -> None:
         """See Engine."""

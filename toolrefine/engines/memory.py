@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from toolrefine.engines import Accept, Engine, Follow, SamplingParams
 from toolrefine.engines.answers import Answers
-from toolrefine.types import Completion, Prompt
+from toolrefine.types import Completion, Message, Prompt
 
 ANY = SamplingParams()
 """Of keys under which scores are kept: they depend on no sampling."""
@@ -17,7 +17,7 @@ class RememberingEngine:
 
     def __init__(self, engine: Engine, answers: Answers) -> None:
         self.engine, self.answers = engine, answers
-        self.scores: dict[tuple[str, Completion], float] = {}
+        self.scores: dict[tuple[str, str], float] = {}
 
     def sample(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
@@ -55,15 +55,15 @@ class RememberingEngine:
                 self.engine.chain([asked[place] for place in places], params, go_on)
         return chains
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine."""
         keys = [
-            (self.answers.key(prompt, ANY), completion.model_copy(update={"calls": ()}))
-            for prompt, completion in zip(prompts, completions, strict=True)
+            (self.answers.key(prompt, ANY), answer.model_dump_json())
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
         new = {key: place for place, key in enumerate(keys) if key not in self.scores}
         if new:
-            scores = self.engine.score([prompts[i] for i in new.values()], [completions[i] for i in new.values()])
+            scores = self.engine.score([prompts[i] for i in new.values()], [answers[i] for i in new.values()])
             self.scores.update(zip(new, scores, strict=True))
         return [self.scores[key] for key in keys]
 

@@ -35,11 +35,11 @@ from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams, wave_siz
 from toolrefine.engines.answers import Answers
 from toolrefine.engines.launch import Server, launch
 from toolrefine.engines.replies import read_choice, read_score
-from toolrefine.engines.scoring import answer_ids
+from toolrefine.engines.scoring import scored_ids
 from toolrefine.errors import ConfigError, RequestError, WorkError
 from toolrefine.models import generation_eos_ids, load_tokenizer, resolve_model
 from toolrefine.seeds import derive_seed
-from toolrefine.types import Checkpoint, Completion, Prompt
+from toolrefine.types import Checkpoint, Completion, Message, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -181,21 +181,24 @@ class OpenAIEngine:
         self._run([waves(place) for place in range(len(prompts))], params)
         return chains
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine: by vLLM's prompt_logprobs, for which it computes whole prompts; nothing is kept for retries."""
         self._failed.clear()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             try:
-                return list(pool.map(self._score, prompts, completions))
+                return list(pool.map(self._score, prompts, answers))
             except BaseException:
                 self._failed.set()
                 raise
 
-    def _score(self, prompt: Prompt, completion: Completion) -> float:
-        ids, answer = self.chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(self.chat, completion)
-        body = {"model": self.model, "prompt": ids + answer, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1}
+    def _score(self, prompt: Prompt, answer: Completion | Message) -> float:
+        ids = scored_ids(self.chat, prompt, answer)
+        if ids is None:
+            return -math.inf
+        head, tail = ids
+        body = {"model": self.model, "prompt": head + tail, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1}
         try:
-            found = read_score(self._post(PATHS["tokens"], body, prompt.id), len(ids), answer)
+            found = read_score(self._post(PATHS["tokens"], body, prompt.id), len(head), tail)
         except TooLongError:
             return -math.inf
         except RequestError as error:

@@ -1,9 +1,27 @@
-"""Which tokens of a completion are scored: completions keep their text, not the tokens that were sampled."""
+"""Which tokens are scored: completions keep their text, not the tokens that were sampled."""
 
 from __future__ import annotations
 
 from toolrefine.chat import Chat
-from toolrefine.types import Completion, Outcome
+from toolrefine.errors import ExampleError
+from toolrefine.types import Completion, Example, Message, Outcome, Prompt
+
+
+def scored_ids(chat: Chat, prompt: Prompt, answer: Completion | Message) -> tuple[list[int], list[int]] | None:
+    """Token ids of a prompt and of an answer behind it; None where the template cannot write this turn.
+
+    Of a turn they are those that it is trained on, of a completion see answer_ids.
+    """
+    if isinstance(answer, Completion):
+        return chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(chat, answer)
+    example = Example(
+        id=prompt.id, sample_id=prompt.id, kind="direct", messages=prompt.messages, tools=prompt.tools, target=answer
+    )
+    try:
+        ids, start = chat.example_ids(example)
+    except ExampleError:
+        return None
+    return ids[:start], ids[start:]
 
 
 def answer_ids(chat: Chat, completion: Completion) -> list[int]:

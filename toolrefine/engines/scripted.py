@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from toolrefine.engines import Accept, Follow, SamplingParams, wave_sizes
 from toolrefine.formats import get_format
-from toolrefine.types import Completion, Prompt
+from toolrefine.types import Completion, Message, Prompt
 
 
 class ScriptedEngine:
@@ -50,9 +50,9 @@ class ScriptedEngine:
                 asked = follow(place, chains[place])
         return chains
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine."""
-        return [self.logprob(prompt, each.text) for prompt, each in zip(prompts, completions, strict=True)]
+        return [self.logprob(prompt, self._text(each)) for prompt, each in zip(prompts, answers, strict=True)]
 
     def close(self) -> None:
         """See Engine."""
@@ -63,6 +63,11 @@ class ScriptedEngine:
             return completion
         logprob = self.logprob(prompt, completion.text) / completion.num_tokens
         return completion.model_copy(update={"mean_logprob": logprob})
+
+    def _text(self, answer: Completion | Message) -> str:
+        if isinstance(answer, Completion):
+            return answer.text
+        return self.format.render(answer.tool_calls) if answer.tool_calls else answer.content
 
     def _complete(self, text: str) -> Completion:
         parsed = self.format.parse(text)

@@ -19,11 +19,11 @@ from toolrefine.engines.constraint import Constraint
 from toolrefine.engines.decoding import make_decoder
 from toolrefine.engines.generation import generate
 from toolrefine.engines.prefill import Given, logprobs_of
-from toolrefine.engines.scoring import answer_ids
+from toolrefine.engines.scoring import scored_ids
 from toolrefine.engines.waves import WavePlanner
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.seeds import derive_seed
-from toolrefine.types import Checkpoint, Completion, Prompt
+from toolrefine.types import Checkpoint, Completion, Message, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +116,17 @@ class TransformersEngine:
         self._run([job for job in jobs if job is not None], params)
         return answers
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine."""
         scores = [0.0] * len(prompts)
         given: dict[int, Given] = {}
-        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            ids, answer = self.chat.prompt_ids(prompt.messages, prompt.tools), answer_ids(self.chat, completion)
-            if len(ids) + len(answer) > self.max_positions:
+        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            found = scored_ids(self.chat, prompt, answer)
+            if found is None or sum(map(len, found)) > self.max_positions:
                 scores[place] = -math.inf
-            elif answer:
-                given[place] = Given(ids + answer, len(ids))
+            elif found[1]:
+                head, tail = found
+                given[place] = Given(head + tail, len(head))
         for place, score in zip(given, logprobs_of(self.model, self.decoder, [*given.values()]), strict=True):
             scores[place] = score
         return scores
