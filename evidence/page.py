@@ -28,7 +28,13 @@ REFINED = (
 )
 """What is shown of the policies on other bases."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
-OTHER_SELECTIONS = ("frontier", "unsuspected", "unsuspected without refinement data")
+OTHER_SELECTIONS = (
+    "frontier",
+    "unsuspected",
+    "unsuspected without refinement data",
+    "labels scored",
+    "labels checked and scored",
+)
 """Other ways to select, shown beside the iterations of the method."""
 MET = {True: "met", False: "**not met**"}
 

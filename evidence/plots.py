@@ -21,6 +21,9 @@ SHOWN = (
     "frontier",
     "unsuspected",
     "unsuspected without refinement data",
+    "labels scored",
+    "labels checked",
+    "labels checked and scored",
     "oracle",
 )
 REPAIR = ("draft", *(f"invalid: resample, {number}" for number in ("1 round", "4 rounds", "8 rounds")))

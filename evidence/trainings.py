@@ -19,7 +19,19 @@ HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
 FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE = "frontier", "unsuspected", "unsuspected-without-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
-EVERY_ARM = (ONE_ROUND, NO_REFINEMENT, FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE, ALL_FIRST, ORACLE)
+SCORED, CHECKED, CHECKED_SCORED = "labels-scored", "labels-checked", "labels-checked-and-scored"
+EVERY_ARM = (
+    ONE_ROUND,
+    NO_REFINEMENT,
+    FRONTIER,
+    UNSUSPECTED,
+    UNSUSPECTED_ALONE,
+    SCORED,
+    ALL_FIRST,
+    CHECKED,
+    CHECKED_SCORED,
+    ORACLE,
+)
 
 
 def run_training_cell(
@@ -38,8 +50,9 @@ def run_training_cell(
 
     All of equally many optimizer steps: plain SFT on the pool as labelled and iterated selection, and of these those in
     `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects, with
-    refinement data and without; all labels at first where too little is solvable; and an oracle, plain SFT on the right
-    labels alone.
+    refinement data and without, and where labels are scored; all labels at first where too little is solvable; plain
+    SFT, and all but the suspects where labels are scored, on the labels that fit their tools; and an oracle, plain SFT
+    on the right labels alone.
     """
     full = build_full(model, domain, noise, seed, scale)
     with open_run(folder / FULL, full) as run:
@@ -59,7 +72,7 @@ def run_training_cell(
         place = folder / FULL / f"iterations/{each.iteration:03d}"
         measured.append(answered(f"iteration {each.iteration}", place, **facts_of(each)))
     for name in others:
-        facts = {} if name == ORACLE else facts_of(summarize(folder / name).iterations[-1])
+        facts = {} if name in (CHECKED, ORACLE) else facts_of(summarize(folder / name).iterations[-1])
         measured.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
     facts = {"num_samples": found.num_samples, "num_wrong_labels": found.num_wrong_labels or 0}
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(measured), facts=facts, scale=scale)
@@ -83,7 +96,13 @@ def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -
                 }
             ],
             "engine": {"max_batch_rows": 512, "dtype": "bfloat16"},
-            "rollout": {"k": scale.k, "max_new_tokens": 96, "chunk_size": scale.num_pool, "waves": False},
+            "rollout": {
+                "k": scale.k,
+                "max_new_tokens": 96,
+                "chunk_size": scale.num_pool,
+                "waves": False,
+                "score_labels": False,
+            },
             "selection": {"stop_when_stalled": False},
             "sft": {
                 "learning_rate": 1e-3,
@@ -128,26 +147,29 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     if found.iterations[0].pass_at_k < MIN_SOLVABLE:  # else the same as the full method
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})
+    doubting = {
+        "selection": alone.selection.model_copy(update={"policy": "unsuspected"}),
+        "corpus": without,
+        "rollout": alone.rollout.model_copy(update={"score_labels": True}),
+    }
+    yield SCORED, alone.model_copy(update=doubting)
     pool = load(folder / FULL, POOL)
     right = [sample for sample in pool if sample.meta["label"] == "ok"]
     if len(right) == len(pool):
-        return  # plain SFT is the oracle
+        return  # nothing to check, and plain SFT is the oracle
+    plain = {
+        "num_iterations": 1,
+        "selection": alone.selection.model_copy(update={"policy": "all"}),
+        "corpus": without,
+        "rollout": alone.rollout.model_copy(update={"k": 1}),
+        "sft": all_steps,
+    }
+    checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
+    yield CHECKED, alone.model_copy(update={**plain, "datasets": checked})
+    yield CHECKED_SCORED, alone.model_copy(update={**doubting, "datasets": checked})
     path = folder / "right-labels.jsonl"
     write_samples(path, right)
-    everything = alone.selection.model_copy(update={"policy": "all"})
-    yield (
-        ORACLE,
-        alone.model_copy(
-            update={
-                "num_iterations": 1,
-                "datasets": (FileDataset(format="canonical", source=str(path)),),
-                "selection": everything,
-                "corpus": without,
-                "rollout": alone.rollout.model_copy(update={"k": 1}),
-                "sft": all_steps,
-            }
-        ),
-    )
+    yield ORACLE, alone.model_copy(update={**plain, "datasets": (FileDataset(format="canonical", source=str(path)),)})
 
 
 def answered(name: str, folder: Path, **facts: Any) -> Arm:

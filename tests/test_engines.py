@@ -26,7 +26,7 @@ from toolrefine.engines.waves import NUM_PROBES, WavePlanner
 from toolrefine.errors import RequestError
 from toolrefine.refine import refine, refinement_prompt
 from toolrefine.rollout import to_prompt
-from toolrefine.types import Checkpoint, Completion, Outcome, Sample
+from toolrefine.types import Checkpoint, Completion, Message, Outcome, Sample
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
 SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=24, seed=5)
@@ -428,11 +428,13 @@ def test_a_server_scores_by_the_log_probabilities_of_its_prompts(tiny_model: Pat
         return json.dumps({"choices": [{"text": "", "prompt_logprobs": [None, *told[1:]]}]})
 
     answers = [Completion(text=text, outcome=Outcome.NO_CALL, num_tokens=1, mean_logprob=None) for text in ("a", "bc")]
+    turns = [Message(role="assistant", content=answer.text) for answer in answers]
     prompts = [to_prompt(sample) for sample in samples[:2]]
     with fake_server(fault_of=scored) as (_, url):
         engine = server_engine(tiny_model, url)
         expected = [-sum(answer_ids(engine.chat, answer)) / 100 for answer in answers]
         assert engine.score(prompts, answers) == pytest.approx(expected)
+        assert engine.score(prompts, turns) == pytest.approx(expected)
         engine.close()
 
 

@@ -28,6 +28,9 @@ ARMS = (
     "frontier",
     "unsuspected",
     "unsuspected without refinement data",
+    "labels scored",
+    "labels checked",
+    "labels checked and scored",
     "oracle",
 )
 

@@ -101,8 +101,18 @@ def test_a_missing_group_is_an_error() -> None:
 def test_suspects_are_never_given_and_contradicted_with_one_voice() -> None:
     pool, groups = make([1, 1, 1, 2], [0, 0, 0, 0], [1, 1, 2, 2], [None] * 4, [3, 3, 3, 3], [1, 1, 1, 0])
     suspects = find_suspects(pool, groups, SelectionConfig(suspect_agreement=0.75))
-    assert [(s.sample_id, s.agreement) for s in suspects] == [("s0", 0.75), ("s4", 1.0)]
-    assert suspects[0].answer.tool_calls[0].arguments == {"a": 1}
+    assert [(s.sample_id, s.agreement) for s in suspects] == [("s4", 1.0), ("s0", 0.75)]
+    assert suspects[1].answer.tool_calls[0].arguments == {"a": 1}
+
+
+def test_suspects_are_labels_that_the_model_finds_far_less_likely_than_its_own_answer() -> None:
+    pool, groups = make([1, 1, 1, 1], [1, 2, 3, None], [1, 2, 3, 4], [1, 1, 1, 0], [2, 2, 2, 2])
+    doubts = [9.9, 10.0, 30.0, None, None]
+    groups = [each.model_copy(update={"doubt": doubt}) for each, doubt in zip(groups, doubts, strict=True)]
+    suspects = find_suspects(pool, groups, SelectionConfig())
+    assert [(s.sample_id, s.doubt) for s in suspects] == [("s2", 30.0), ("s1", 10.0), ("s4", None)]
+    selected = select(pool, groups, SelectionConfig(policy="unsuspected", suspect_doubt=20))
+    assert [s.sample_id for s in selected] == ["s0", "s1", "s3"]
 
 
 groups_of_values = st.lists(
