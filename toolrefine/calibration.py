@@ -12,7 +12,7 @@ from toolrefine.engines import Engine, SamplingParams
 from toolrefine.errors import ConfigError, RequestError
 from toolrefine.intervals import Accuracy, Paired, mcnemar, measure, paired
 from toolrefine.matching import EXACT, score
-from toolrefine.refine import asks_afresh, find_fault, refine
+from toolrefine.refine import find_fault, refine
 from toolrefine.rollout import chunks, to_prompt
 from toolrefine.rundir import Progress, Silent
 from toolrefine.scoreboard import Sheet, change, percent
@@ -111,7 +111,7 @@ def calibrate(
     else:
         configs = [config for config in configs if not config.needs_constraint]
     if not can_score(engine, samples, drafts):
-        configs = [config for config in configs if config.accept != "likelier" or asks_afresh(config)]
+        configs = [config for config in configs if config.accept != "likelier" or config.asks_afresh]
     before = [score(each.draft, sample, matching).correct for each, sample in zip(drafts, samples, strict=True)]
     candidates = []
     progress.begin("policies", len(configs))

@@ -283,6 +283,11 @@ class RefinementConfig(Record):
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
 
     @property
+    def asks_afresh(self) -> bool:
+        """Whether the model sees nothing of its answers when it is asked again."""
+        return self.how in ("resample", "constrain")
+
+    @property
     def needs_constraint(self) -> bool:
         """Whether the engine must be able to keep answers to their tools."""
         return self.constrain or self.how == "constrain"

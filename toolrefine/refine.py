@@ -151,7 +151,7 @@ def next_round(
     """
     if stop_reason(rounds, prompt.tools, config, likelier):
         return None
-    if asks_afresh(config):
+    if config.asks_afresh:
         return prompt.model_copy(update={"id": f"{prompt.id}/round-{len(rounds)}"})
     return refinement_prompt(prompt, rounds[-1], len(rounds), prompt_config, explain=config.how == "explain")
 
@@ -191,7 +191,7 @@ def stop_reason(
     if answer.had_no_room:
         return StopReason.NO_ROOM if earlier else StopReason.MAX_ROUNDS
     rejected = rejected_rounds(rounds, tools, config, likelier)
-    if asks_afresh(config):
+    if config.asks_afresh:
         # Another sample may always be better: neither one that is rejected nor the same fault again ends the rounds.
         answer = next(each for number, each in reversed([*enumerate(rounds)]) if number not in rejected)
     elif config.stop == "unchanged" and earlier and same_calls(earlier[-1], answer):
@@ -207,11 +207,6 @@ def stop_reason(
     if not wants_refinement(answer, tools, config):
         return StopReason.GATED
     return None
-
-
-def asks_afresh(config: RefinementConfig) -> bool:
-    """Whether the model sees nothing of its answers when it is asked again."""
-    return config.how in ("resample", "constrain")
 
 
 def wants_refinement(answer: Completion, tools: Sequence[Tool], config: RefinementConfig) -> bool:
@@ -243,7 +238,7 @@ def rejected_rounds(
         is_settled = config.accept == "valid" or is_valid is not (find_fault(standing, tools) is None)
         if is_settled or answer.had_no_room:
             is_accepted = is_valid
-        elif asks_afresh(config):
+        elif config.asks_afresh:
             is_accepted = (total_logprob(answer) or 0.0) > (total_logprob(standing) or 0.0)
         elif number <= len(likelier):
             is_accepted = likelier[number - 1]
@@ -260,7 +255,7 @@ def questions(
     prompt: Prompt, rounds: Sequence[Completion], config: RefinementConfig, prompt_config: PromptConfig
 ) -> list[Question]:
     """What has to be scored before accept = likelier can judge the last of these answers; see is_likelier."""
-    if config.accept != "likelier" or asks_afresh(config) or len(rounds) < 2:
+    if config.accept != "likelier" or config.asks_afresh or len(rounds) < 2:
         return []
     draft, answer = rounds[-2:]
     is_settled = (find_fault(draft, prompt.tools) is None) is not (find_fault(answer, prompt.tools) is None)

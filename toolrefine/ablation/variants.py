@@ -9,7 +9,6 @@ from pathlib import Path
 
 from toolrefine.config import BenchmarkConfig, Config, RefinementConfig
 from toolrefine.datasets import dataset_name
-from toolrefine.refine import asks_afresh
 from toolrefine.rundir import POOL, ROLLOUTS, SELECTED, SUSPECTS, evaluation_stage
 from toolrefine.types import Record
 
@@ -53,7 +52,7 @@ def build_variants(recipe: Config) -> dict[str, Config]:
 
 def fixed_rounds(refinement: RefinementConfig) -> RefinementConfig | None:
     """The same rounds without a stop; None where there is but one, or where no stop is to be left out."""
-    stops = refinement.max_rounds > 1 and not asks_afresh(refinement)
+    stops = refinement.max_rounds > 1 and not refinement.asks_afresh
     return refinement.model_copy(update={"stop": "never"}) if stops else None
 
 

@@ -11,7 +11,6 @@ from pydantic import Field, SecretStr, ValidationError
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, describe
 from toolrefine.errors import ConfigError
 from toolrefine.recipes import apply_override, read_toml
-from toolrefine.refine import asks_afresh
 from toolrefine.types import Record
 
 SUFFIX = ":refined"
@@ -111,7 +110,7 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
 
 
 def _check_policy(policy: RefinementConfig, where: str, config: ServerConfig) -> None:
-    if policy.accept == "likelier" and not asks_afresh(policy):
+    if policy.accept == "likelier" and not policy.asks_afresh:
         raise ConfigError(
             f"{where}: accept=likelier: answers cannot be scored through the chat API; set accept=valid or how=resample"
         )
