@@ -17,10 +17,9 @@ from toolrefine.engines.transformers import TransformersEngine
 from toolrefine.matching import schema_violation
 from toolrefine.server.app import build_app
 from toolrefine.server.local import LocalModel
-from toolrefine.server.run import LOCAL_URL, open_upstream
+from toolrefine.server.run import open_upstream, upstream_of
 from toolrefine.server.settings import load_settings
-from toolrefine.server.upstream import Upstream
-from toolrefine.types import Checkpoint, Sample, ToolCall
+from toolrefine.types import Checkpoint, Completion, Sample, ToolCall
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,7 @@ def served(engine: TransformersEngine, *overrides: str) -> Iterator[tuple[str, L
     config = load_settings(None, {"model": "nano", "log_requests": False}, overrides)
     model = LocalModel(engine, "nano", max_new_tokens=64, max_wait_s=0.05)
     model._engine.close = lambda: None  # the next test needs it
-    upstream = Upstream(LOCAL_URL, transport=model)
-    upstream.gives_logprobs = False
-    settings = uvicorn.Config(build_app(config, upstream), port=0, log_level="critical", access_log=False)
+    settings = uvicorn.Config(build_app(config, upstream_of(model)), port=0, log_level="critical", access_log=False)
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
@@ -192,7 +189,26 @@ def test_stop_texts_end_an_answer(engine: TransformersEngine, samples: list[Samp
     assert (cut["message"]["content"], cut["finish_reason"]) == (text[:2], "stop")
 
 
+def test_a_list_that_is_not_one_of_calls_is_a_fault_where_the_models_format_is_known(
+    engine: TransformersEngine, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter(['[sart_ladle="kick")]', "[]"])
+    sample = engine.sample
+
+    def answer(*arguments: Any) -> list[list[Completion]]:
+        [[drawn]] = sample(*arguments)
+        text = next(texts)
+        parsed = engine.chat.parse(text)
+        return [[drawn.model_copy(update={"text": text, "calls": parsed.calls, "outcome": parsed.outcome})]]
+
+    monkeypatch.setattr(engine, "sample", answer)
+    with served(engine, "refinement.how=resample", "refinement.max_rounds=1", "report=true") as (url, _):
+        reply = chat(url, request_of(samples[0])).json()
+    assert reply["toolrefine"]["rounds"] == 1
+    assert reply["choices"][0]["message"]["content"] == "[]"
+
+
 def test_a_model_is_loaded_as_the_command_line_names_it() -> None:
     upstream = open_upstream(load_settings(None, {"model": "nano"}))
-    assert not upstream.gives_logprobs
+    assert (upstream.gives_logprobs, upstream.call_format) == (False, "pythonic")
     asyncio.run(upstream.close())

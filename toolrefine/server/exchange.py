@@ -45,6 +45,9 @@ class Exchange:
         self.limits = config.limits
         self.admission = Admission(config.limits.max_concurrency, config.limits.max_queue)
         self.metrics = Metrics(self.admission)
+        self.prompt = config.prompt
+        if self.prompt.format == "auto":
+            self.prompt = self.prompt.model_copy(update={"format": upstream.call_format})
         self._key = config.api_key.get_secret_value().encode()
         self._max_body = int(config.limits.max_body_mb * 2**20)
         self._max_reply = int(config.limits.max_reply_mb * 2**20)
@@ -144,7 +147,7 @@ class Exchange:
                 request = request._replace(body=json.dumps(body).encode())
         if policy is None:
             return Plan(request, None)
-        rules = Rules(policy, self.config.prompt, convert=self.config.convert_text_calls)
+        rules = Rules(policy, self.prompt, convert=self.config.convert_text_calls)
         return Plan(request, Task(ChatRequest(body), request, rules, self.config))
 
     def _lists_models(self, request: Request) -> bool:

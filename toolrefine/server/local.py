@@ -88,6 +88,11 @@ class LocalModel(httpx2.AsyncBaseTransport):
         self._worker = threading.Thread(target=self._work, name="toolrefine-model", daemon=True)
         self._worker.start()
 
+    @property
+    def call_format(self) -> str:
+        """Wire format of its calls."""
+        return self._engine.chat.format.name
+
     @classmethod
     def load(cls, checkpoint: Checkpoint, engine: EngineConfig, prompt: PromptConfig, **settings: Any) -> LocalModel:
         """Load a checkpoint.

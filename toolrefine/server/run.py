@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -12,6 +13,9 @@ from toolrefine.server.logs import set_up_logs
 from toolrefine.server.settings import ServerConfig
 from toolrefine.server.upstream import Upstream
 from toolrefine.types import Checkpoint
+
+if TYPE_CHECKING:
+    from toolrefine.server.local import LocalModel
 
 GC_THRESHOLD = 10_000
 """New objects between two collections of garbage. Python's 700 are what a handful of requests hold."""
@@ -40,8 +44,14 @@ def open_upstream(config: ServerConfig) -> Upstream:
     model = LocalModel.load(checkpoint, config.engine, config.prompt, **settings)
     if config.refinement.needs_constraint:
         model.check_constraint()
+    return upstream_of(model)
+
+
+def upstream_of(model: LocalModel) -> Upstream:
+    """The model in this process as a server behind this one."""
     upstream = Upstream(LOCAL_URL, transport=model)
     upstream.gives_logprobs = False
+    upstream.call_format = model.call_format
     return upstream
 
 

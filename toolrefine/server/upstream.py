@@ -121,6 +121,8 @@ class Upstream:
         self._idle: deque[tuple[float, httpx2.AsyncBaseTransport]] = deque()
         self.gives_logprobs = True
         """Until it has refused to."""
+        self.call_format = "auto"
+        """Wire format of the calls that its texts may hold; auto where that is not known."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, request: Request) -> Reply:
