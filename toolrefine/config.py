@@ -186,7 +186,7 @@ class SelectionConfig(Record):
 
     policy: Literal["solvable", "frontier", "unsuspected", "all"] = "solvable"
     """solvable: pass@k > 0, as the paper has it. frontier: solvable and not mastered. unsuspected: all but suspects, so
-    that what the model cannot do yet stays in as long as it has no answer of its own. all: everything."""
+    that what the model cannot do yet stays in as long as it does not contradict the label. all: everything."""
     mastered_rate: float = Field(default=1.0, gt=0.0, le=1.0)
     """frontier drops a sample whose pass_rate reaches this."""
     min_solvable: float = Field(default=0.0, ge=0.0, le=1.0)
