@@ -438,6 +438,19 @@ def test_a_server_scores_by_the_log_probabilities_of_its_prompts(tiny_model: Pat
         engine.close()
 
 
+def test_a_server_that_takes_no_token_ids_is_not_asked_for_scores(tiny_model: Path, samples: list[Sample]) -> None:
+    with fake_server() as (server, url):
+        config = EngineConfig(kind="openai", base_url=url, served_model="nano", api="chat")
+        engine = OpenAIEngine.load(Checkpoint(model=str(tiny_model)), config, PromptConfig())
+        prompt = to_prompt(samples[0])
+        [[answer]] = engine.sample([prompt], 1, GREEDY)
+        asked = len(server.bodies)
+        with pytest.raises(RequestError, match="takes no token ids"):
+            engine.score([prompt], [answer])
+        assert len(server.bodies) == asked
+        engine.close()
+
+
 @pytest.mark.parametrize("fault", [None, 400, '{"choices": [{"prompt_logprobs": [null, {"7": 1}]}]}', '{"choices": 3}'])
 def test_a_server_that_cannot_score_is_a_request_error(
     tiny_model: Path, samples: list[Sample], fault: int | str | None

@@ -183,6 +183,8 @@ class OpenAIEngine:
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine: by vLLM's prompt_logprobs, for which it computes whole prompts; nothing is kept for retries."""
+        if self.way not in (None, "tokens"):
+            raise RequestError(f"server {self.client.base_url}: takes no token ids; {NO_SCORES}")
         self._failed.clear()
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             try:
