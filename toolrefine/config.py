@@ -194,11 +194,11 @@ class SelectionConfig(Record):
     from labels, wrong ones among them, and later iterations select."""
     stop_when_stalled: bool = True
     """End the loop when no more samples are solvable than in the iteration before."""
-    suspect_doubt: float = Field(default=10.0, gt=0.0)
-    """Nats by which the model must find the answer that most completions give likelier than a label that none of them
-    gives, to make a suspect of that label; e^10 is about 22,000 times. Needs rollout.score_labels."""
     suspect_agreement: float = Field(default=0.5, gt=0.0, le=1.0)
-    """The same where that is not known: the share of completions that must agree on this answer."""
+    """Share of completions that must agree on one answer to make a suspect of a label that none of them gives."""
+    suspect_doubt: float = Field(default=10.0, gt=0.0)
+    """Or nats by which the model must find the answer that most completions give likelier than such a label; e^10 is
+    about 22,000 times. Needs rollout.score_labels."""
 
 
 class CorpusConfig(Record):

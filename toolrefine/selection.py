@@ -23,20 +23,18 @@ def is_frontier(group: Group, config: SelectionConfig) -> bool:
 def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | None:
     """The answer by which the model contradicts a label that it never gives: its place, and how many give it.
 
-    None where the label is not to be doubted. It is doubted where the model finds that answer far likelier, and where
-    this is not known, where enough completions agree on it. Answers agree when they are the same calls, or both make
-    none. Answers that cannot be read or were cut off count among the completions, but agree with nothing.
+    None where the label is not to be doubted. It is doubted where enough completions agree on that answer, and where the
+    model finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that cannot be
+    read or were cut off count among the completions, but agree with nothing.
     """
     if is_solvable(group):
         return None
     found = majority(group.completions)
     if found is None:
         return None
-    if group.doubt is None:
-        is_doubted = found[1] / group.n >= config.suspect_agreement
-    else:
-        is_doubted = group.doubt >= config.suspect_doubt
-    return found if is_doubted else None
+    has_agreed = found[1] / group.n >= config.suspect_agreement
+    has_doubts = group.doubt is not None and group.doubt >= config.suspect_doubt
+    return found if has_agreed or has_doubts else None
 
 
 POLICIES: dict[str, Callable[[Group, SelectionConfig], bool]] = {
