@@ -110,7 +110,7 @@ def test_suspects_are_also_labels_that_the_model_finds_far_less_likely_than_its_
     doubts = [9.9, 10.0, 30.0, None, 1.0]
     groups = [each.model_copy(update={"doubt": doubt}) for each, doubt in zip(groups, doubts, strict=True)]
     suspects = find_suspects(pool, groups, SelectionConfig())
-    assert [(s.sample_id, s.doubt) for s in suspects] == [("s2", 30.0), ("s1", 10.0), ("s4", 1.0)]
+    assert [(s.sample_id, s.doubt) for s in suspects] == [("s4", 1.0), ("s2", 30.0), ("s1", 10.0)]
     selected = select(pool, groups, SelectionConfig(policy="unsuspected", suspect_doubt=20))
     assert [s.sample_id for s in selected] == ["s0", "s1", "s3"]
 

@@ -23,9 +23,9 @@ def is_frontier(group: Group, config: SelectionConfig) -> bool:
 def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | None:
     """The answer by which the model contradicts a label that it never gives: its place, and how many give it.
 
-    None where the label is not to be doubted. It is doubted where enough completions agree on that answer, and where the
-    model finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that cannot be
-    read or were cut off count among the completions, but agree with nothing.
+    None where the label is not to be doubted. It is where enough completions agree on that answer, and where the model
+    finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that cannot be read or
+    were cut off count among the completions, but agree with nothing.
     """
     if is_solvable(group):
         return None
@@ -69,7 +69,7 @@ def select(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionCon
 
 
 def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: SelectionConfig) -> list[Suspect]:
-    """Find the samples whose label the model contradicts, the surest first.
+    """Find the samples whose label the model contradicts, most agreed first.
 
     Raises:
         ValueError: a sample has no group, more than one, or an empty one.
@@ -86,7 +86,7 @@ def find_suspects(pool: Sequence[Sample], groups: Sequence[Group], config: Selec
         for sample, group in zip(pool, align(pool, groups), strict=True)
         if (found := contradiction(group, config))
     ]
-    return sorted(suspects, key=lambda suspect: (-(suspect.doubt or 0.0), -suspect.agreement))
+    return sorted(suspects, key=lambda suspect: (-suspect.agreement, -(suspect.doubt or 0.0)))
 
 
 def align(pool: Sequence[Sample], groups: Sequence[Group]) -> list[Group]:

@@ -33,7 +33,7 @@ class Transcript(Record):
 
 
 def pick_suspects(run_dir: Path, summary: RunSummary) -> list[tuple[Suspect, Sample]]:
-    """The suspects of the last iteration that has looked for them, the surest first."""
+    """The suspects of the last iteration that has looked for them, most agreed first."""
     last = next((it for it in reversed(summary.iterations) if it.num_suspects is not None), None)
     if last is None:
         return []
