@@ -120,6 +120,13 @@ def judging(_: argparse.Namespace) -> list[Row]:
     return [judging_row(task, at_least=100.0)]
 
 
+def options(_: argparse.Namespace) -> list[Row]:
+    from perf.options import option_rows
+    from perf.sampling import Task
+
+    return option_rows(Task(shape="nano", num_prompts=128, max_new_tokens=96, min_prompt_tokens=1), rounds=5)
+
+
 def sft(_: argparse.Namespace) -> list[Row]:
     from perf.sft import packing_row, sft_row
 
@@ -167,6 +174,7 @@ GROUPS: dict[str, Group] = {
     "waves": waves,
     "refinement": refinement,
     "judging": judging,
+    "options": options,
     "sft": sft,
     "iteration": iteration,
     "bfcl": bfcl,

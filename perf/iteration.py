@@ -46,7 +46,9 @@ def our_side(task: IterationTask) -> Work:
             ),
         ),
         engine=EngineConfig(max_batch_rows=512),
-        rollout=RolloutConfig(k=task.k, max_new_tokens=task.max_new_tokens, chunk_size=task.pool_size),
+        rollout=RolloutConfig(
+            k=task.k, max_new_tokens=task.max_new_tokens, chunk_size=task.pool_size, score_labels=False
+        ),
         sft=SftConfig(
             learning_rate=task.learning_rate, batch_size=task.batch_size, max_steps=task.num_steps, dtype="bfloat16"
         ),

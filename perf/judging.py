@@ -15,7 +15,7 @@ from toolrefine.types import Group, Outcome
 def side(task: Task, judge_alone: bool) -> Work:
     """A whole rollout, or the parsing and matching of its completions once more."""
     engine, samples = make_engine(task), task.samples()
-    config = RolloutConfig(k=task.k, max_new_tokens=task.max_new_tokens)
+    config = RolloutConfig(k=task.k, max_new_tokens=task.max_new_tokens, score_labels=False)
 
     def sample() -> list[Group]:
         return [group for chunk in rollout(0, config.chunk_size, engine, samples, config, seed=0) for group in chunk]

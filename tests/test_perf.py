@@ -11,7 +11,7 @@ from perf_sides import failing_side, holding_side, slow_side
 from pydantic import ValidationError
 
 from perf import __main__ as command
-from perf import harness, iteration, judging, plain_iteration, refinement, sampling, waves
+from perf import harness, iteration, judging, options, plain_iteration, refinement, sampling, waves
 from perf.harness import Row, Timing, compare, make_row, measure, missing_row, timed
 from perf.models import make_model, make_samples, make_tokenizer
 from perf.peers import Settings, cut, expand, find_settings, generate
@@ -126,6 +126,15 @@ def test_refinement_sides_time_the_second_prefill_alone() -> None:
     for reuse in (True, False):
         result = timed(refinement.side(TASK, reuse))
         assert 0 < result["seconds"] < result["facts"]["whole_s"]
+
+
+def test_labels_are_scored_behind_the_same_completions() -> None:
+    assert timed(options.scored_side(TASK, True))["facts"] == timed(options.scored_side(TASK, False))["facts"]
+
+
+@pytest.mark.parametrize("constrain", [True, False])
+def test_greedy_answers_are_timed_with_their_tokens(constrain: bool) -> None:
+    assert timed(options.constrained_side(TASK, constrain))["facts"]["tokens"] >= TASK.num_prompts
 
 
 def test_judging_again_gives_the_same_verdicts() -> None:
