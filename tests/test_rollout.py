@@ -61,7 +61,8 @@ def roll(label: str, texts: Sequence[str], config: RolloutConfig = CONFIG) -> Gr
 def test_a_label_is_doubted_by_how_much_likelier_the_most_frequent_answer_is(
     label: str, texts: list[str], doubt: float | None
 ) -> None:
-    assert roll(label, texts).doubt == doubt
+    group = roll(label, texts)
+    assert (group.doubt, group.rival_logprob) == (doubt, None if doubt is None else LOGPROBS[WATER])
     assert roll(label, texts, CONFIG.model_copy(update={"score_labels": False})).doubt is None
 
 

@@ -108,11 +108,16 @@ def test_suspects_are_never_given_and_contradicted_with_one_voice() -> None:
 def test_suspects_are_also_labels_that_the_model_finds_far_less_likely_than_its_own_answer() -> None:
     pool, groups = make([1, 2, 3, 3, 4], [1, 2, 3, 4, None], [1, 2, 3, 4, 5], [1, 1, 1, 1, 0], [2, 2, 2, 2, 2])
     doubts = [9.9, 10.0, 30.0, None, 1.0]
-    groups = [each.model_copy(update={"doubt": doubt}) for each, doubt in zip(groups, doubts, strict=True)]
+    groups = [
+        each.model_copy(update={"doubt": doubt, "rival_logprob": None if doubt is None else -4.0})
+        for each, doubt in zip(groups, doubts, strict=True)
+    ]
     suspects = find_suspects(pool, groups, SelectionConfig())
     assert [(s.sample_id, s.doubt) for s in suspects] == [("s4", 1.0), ("s2", 30.0), ("s1", 10.0)]
     selected = select(pool, groups, SelectionConfig(policy="unsuspected", suspect_doubt=20))
     assert [s.sample_id for s in selected] == ["s0", "s1", "s3"]
+    unbelieved = find_suspects(pool, groups, SelectionConfig(suspect_min_logprob=-3.9))
+    assert [s.sample_id for s in unbelieved] == ["s4"]
 
 
 groups_of_values = st.lists(

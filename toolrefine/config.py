@@ -199,6 +199,9 @@ class SelectionConfig(Record):
     suspect_doubt: float = Field(default=10.0, gt=0.0)
     """Or nats by which the model must find the answer that most completions give likelier than such a label; e^10 is
     about 22,000 times. Needs rollout.score_labels."""
+    suspect_min_logprob: float = Field(default=-10.0, le=0.0)
+    """Summed log-probability that this answer must have to raise such a doubt: one that the model hardly believes in
+    itself says nothing against a label, least of all against a long one."""
 
 
 class CorpusConfig(Record):

@@ -63,7 +63,7 @@ def rollout(
 def with_doubts(
     engine: Engine, prompts: Sequence[Prompt], samples: Sequence[Sample], groups: Sequence[Group]
 ) -> list[Group]:
-    """The groups with Group.doubt, where it applies.
+    """The groups with Group.doubt and rival_logprob, where they apply.
 
     Raises:
         RequestError: the engine cannot score.
@@ -75,9 +75,11 @@ def with_doubts(
         for each in (calls, samples[place].target.tool_calls)
     ]
     scores = iter(engine.score([prompt for prompt, _ in turns], [turn for _, turn in turns]) if turns else ())
-    doubts = {place: next(scores) - next(scores) for place in rivals}
+    found = {place: (next(scores), next(scores)) for place in rivals}
     return [
-        group.model_copy(update={"doubt": doubts[place]}) if math.isfinite(doubts.get(place, math.nan)) else group
+        group.model_copy(update={"doubt": found[place][0] - found[place][1], "rival_logprob": found[place][0]})
+        if all(map(math.isfinite, found.get(place, (math.nan,))))
+        else group
         for place, group in enumerate(groups)
     ]
 

@@ -24,8 +24,8 @@ def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | No
     """The answer by which the model contradicts a label that it never gives: its place, and how many give it.
 
     None where the label is not to be doubted. It is where enough completions agree on that answer, and where the model
-    finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that cannot be read or
-    were cut off count among the completions, but agree with nothing.
+    believes in it and finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that
+    cannot be read or were cut off count among the completions, but agree with nothing.
     """
     if is_solvable(group):
         return None
@@ -33,7 +33,12 @@ def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | No
     if found is None:
         return None
     has_agreed = found[1] / group.n >= config.suspect_agreement
-    has_doubts = group.doubt is not None and group.doubt >= config.suspect_doubt
+    has_doubts = (
+        group.doubt is not None
+        and group.rival_logprob is not None
+        and group.doubt >= config.suspect_doubt
+        and group.rival_logprob >= config.suspect_min_logprob
+    )
     return found if has_agreed or has_doubts else None
 
 

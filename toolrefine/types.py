@@ -155,6 +155,8 @@ class Group(Record):
     """By how many nats the model finds the answer that most completions give likelier than the label, both as calls
     without text. None where a completion gives the label, where one of the two makes no call, and where the engine does
     not tell."""
+    rival_logprob: float | None = None
+    """Summed natural log-probability of that answer; None where doubt is."""
 
     @property
     def n(self) -> int:
