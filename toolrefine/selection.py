@@ -24,8 +24,8 @@ def contradiction(group: Group, config: SelectionConfig) -> tuple[int, int] | No
     """The answer by which the model contradicts a label that it never gives: its place, and how many give it.
 
     None where the label is not to be doubted. It is where enough completions agree on that answer, and where the model
-    believes in it and finds it far likelier. Answers agree when they are the same calls, or both make none. Answers that
-    cannot be read or were cut off count among the completions, but agree with nothing.
+    believes in it and finds it far likelier. Answers agree when they are the same calls, or both make none; one that
+    cannot be read or was cut off counts among the completions, but agrees with nothing.
     """
     if is_solvable(group):
         return None
