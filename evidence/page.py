@@ -67,6 +67,7 @@ def write_page(results: Path, page: Path) -> None:
         goals=table(("aim", "found", ""), [*training_goals(noise, shift), *policy_goals(policies)]),
         noise=training_tables(noise),
         noise_labels=label_table(noise),
+        doubts=doubt_table([*noise, *shift]),
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
@@ -191,6 +192,19 @@ def base_table(groups: Sequence[Group]) -> str:
             rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
     columns = ("base", "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
     return table(columns, rows)
+
+
+def doubt_table(groups: Sequence[Group]) -> str:
+    """Checked and scored labels against what they are to be measured by; empty where no condition has them."""
+    name, rivals = "labels checked and scored", ("labels checked", "labels scored", "oracle")
+    rows = [
+        [group.condition, rival, *points(pair), f"{pair.n:,}"]
+        for group in groups
+        if name in group.arm_names
+        for rival in those_of(group, rivals)
+        for pair in [group.compare(rival, name)]
+    ]
+    return table(("condition", "against", "points", "95 %", "fixed / broken", "n"), rows) if rows else ""
 
 
 def policy_sections(groups: Sequence[Group], plots: str) -> list[tuple[str, str, str]]:

@@ -91,6 +91,7 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     assert "3 seeds, n = 40 held out a seed" in text
     assert all(f"| {name} |" in text for name in ARMS)
     assert "| nano, qwen3-1.7M | base |" in text
+    assert "| foundry, 20% | labels checked |" in text
     assert "| llama-1.7M | base |" in text
     assert text.index("| 0% | base |") < text.index("| 20% | base |")
 

@@ -75,13 +75,12 @@ def with_doubts(
         for each in (calls, samples[place].target.tool_calls)
     ]
     scores = iter(engine.score([prompt for prompt, _ in turns], [turn for _, turn in turns]) if turns else ())
-    found = {place: (next(scores), next(scores)) for place in rivals}
-    return [
-        group.model_copy(update={"doubt": found[place][0] - found[place][1], "rival_logprob": found[place][0]})
-        if all(map(math.isfinite, found.get(place, (math.nan,))))
-        else group
-        for place, group in enumerate(groups)
-    ]
+    doubts: dict[int, dict[str, float]] = {}
+    for place in rivals:
+        of_rival, of_label = next(scores), next(scores)
+        if math.isfinite(of_rival) and math.isfinite(of_label):
+            doubts[place] = {"doubt": of_rival - of_label, "rival_logprob": of_rival}
+    return [group.model_copy(update=doubts.get(place)) for place, group in enumerate(groups)]
 
 
 def rival(sample: Sample, group: Group) -> tuple[ToolCall, ...]:
