@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from evidence.cells import Cell, Scale, Work, run_cells
+from evidence.doubts import run_doubt_cell
 from evidence.policies import Questions, Samples, questions, run_policy_cell
-from evidence.real import bfcl_questions, real_dev, real_held_out
+from evidence.real import bfcl_questions, real_dev, real_held_out, real_pool
 from evidence.trainings import FULL, ORACLE, UNSUSPECTED, run_training_cell
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
@@ -161,6 +162,14 @@ def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tu
     yield "bfcl", policy_work(study, "BFCL", "nano", None, bfcl, 0, scale)
 
 
+def doubt_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """4: label suspects in real data, with wrong labels planted."""
+    for seed in seeds if REAL_DATA.exists() else ():
+        dataset = real_pool(REAL_DATA, scale.num_held_out // 2, wrong_label_rate=0.2, seed=seed)
+        work = partial(run_doubt_cell, study=study, condition="real data", dataset=dataset, seed=seed, scale=scale)
+        yield f"real-20-{seed}", work
+
+
 def policy_work(
     study: str, condition: str, model: str, dev: Samples | None, held_out: Questions, seed: int, scale: Scale
 ) -> partial[Cell]:
@@ -181,6 +190,7 @@ STUDIES = {
     "shift": shift_cells,
     "policies": policy_cells,
     "real": real_cells,
+    "doubts": doubt_cells,
     "bases": base_cells,
     "refined-bases": refined_base_cells,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import jinja2
 from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_valid
 from evidence.cells import Arm, read_cells
 from evidence.plots import plot_compute, plot_costs, plot_growth, plot_noise
-from toolrefine.intervals import Paired
+from toolrefine.intervals import Accuracy, Paired, measure
 from toolrefine.scoreboard import interval, percent
 
 TEMPLATE = "evidence.md.j2"
-STUDIES = ("noise", "shift", "policies", "real", "bases", "refined-bases")
+STUDIES = ("noise", "shift", "policies", "real", "doubts", "bases", "refined-bases")
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
@@ -42,7 +43,7 @@ MET = {True: "met", False: "**not met**"}
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, real, bases, refined = (
+    noise, shift, policies, real, doubts, bases, refined = (
         group_cells(read_cells(results / f"{study}.jsonl")) for study in STUDIES
     )
     noise.sort(key=lambda group: float(group.condition.rstrip("%")))
@@ -67,13 +68,14 @@ def write_page(results: Path, page: Path) -> None:
         goals=table(("aim", "found", ""), [*training_goals(noise, shift), *policy_goals(policies)]),
         noise=training_tables(noise),
         noise_labels=label_table(noise),
-        doubts=doubt_table([*noise, *shift]),
+        checked=checked_table([*noise, *shift]),
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
         refined=base_table(refined),
         policies=policy_sections(policies, plots.name),
         real=policy_sections(real, plots.name),
+        doubts=doubt_table(doubts),
         sizes=describe(noise + shift + policies),
         plots=plots.name,
     )
@@ -194,7 +196,7 @@ def base_table(groups: Sequence[Group]) -> str:
     return table(columns, rows)
 
 
-def doubt_table(groups: Sequence[Group]) -> str:
+def checked_table(groups: Sequence[Group]) -> str:
     """Checked and scored labels against what they are to be measured by; empty where no condition has them."""
     name, rivals = "labels checked and scored", ("labels checked", "labels scored", "oracle")
     rows = [
@@ -205,6 +207,35 @@ def doubt_table(groups: Sequence[Group]) -> str:
         for pair in [group.compare(rival, name)]
     ]
     return table(("condition", "against", "points", "95 %", "fixed / broken", "n"), rows) if rows else ""
+
+
+def doubt_table(groups: Sequence[Group]) -> str:
+    """How well planted labels are found by each rule, seeds added up; empty where none have been planted."""
+    if not groups:
+        return ""
+    (group,) = groups
+    planted = add_up(cell.facts["planted"] for cell in group.cells)
+    rows = []
+    for name in group.arm_names:
+        arms = [arm for cell in group.cells for arm in cell.arms if arm.name == name]
+        found = add_up(arm.facts["found"] for arm in arms)
+        precision = share(found.total(), sum(arm.facts["num_suspects"] for arm in arms))
+        recall = share(found.total(), planted.total())
+        kinds = [percent(share(found[kind], planted[kind])) for kind in sorted(planted)]
+        numbers = [percent(precision), interval(precision), percent(recall), interval(recall), *kinds]
+        rows.append([name, f"{precision.n / len(arms):.0f}", *numbers])
+    kinds = [f"of {kind.removeprefix('wrong:').replace('_', ' ')}, %" for kind in sorted(planted)]
+    return table(("suspected where", "suspects", "precision, %", "95 %", "recall, %", "95 %", *kinds), rows)
+
+
+def add_up(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    """Counts by name."""
+    return sum(map(Counter, counts), Counter())
+
+
+def share(part: int, whole: int) -> Accuracy:
+    """A part of a whole with its interval."""
+    return measure([True] * part + [False] * (whole - part))
 
 
 def policy_sections(groups: Sequence[Group], plots: str) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from evidence.policies import Question
 from toolrefine.benchmarks import open_benchmark
@@ -20,10 +21,15 @@ HELD_OUT = ("dev_seen_tools.jsonl.gz", "dev_new_tools.jsonl.gz")
 BFCL_CATEGORIES = ("non_live", "live")
 
 
-def real_dev(folder: Path, size: int) -> list[Sample]:
-    """Samples to choose a policy on, which nano was not trained on."""
+def real_pool(folder: Path, size: int, **settings: Any) -> FileDataset:
+    """Samples that nano was not trained on."""
     source = str(folder / "train.jsonl.gz")
-    return load_pool([FileDataset(format="canonical", source=source, offset=DEV_OFFSET, limit=size)])
+    return FileDataset(format="canonical", source=source, offset=DEV_OFFSET, limit=size, **settings)
+
+
+def real_dev(folder: Path, size: int) -> list[Sample]:
+    """Samples to choose a policy on."""
+    return load_pool([real_pool(folder, size)])
 
 
 def real_held_out(folder: Path, size: int) -> list[Sample]:

@@ -42,7 +42,7 @@ from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.datasets.toolworld import generate, served_exchange, unserved_exchange
 from toolrefine.datasets.toolworld_domains import get_domain
-from toolrefine.datasets.toolworld_labels import make_wrong
+from toolrefine.datasets.wrong_labels import make_wrong
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.transformers import TransformersEngine
 from toolrefine.formats import get_format

@@ -128,10 +128,39 @@ def test_train_show_and_report(model: str, tmp_path: Path) -> None:
     assert "toolworld-foundry" in run("show", str(folder), "--transcripts", "1").stdout
 
 
+def test_suspects_of_a_file_with_planted_labels(model: str, world_file: Path, tmp_path: Path) -> None:
+    recipe, folder = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(
+        f"""
+        model = "{model}"
+        run = "{folder}"
+        [[datasets]]
+        source = "{world_file}"
+        wrong_label_rate = 0.5
+        invalid_targets = "keep"
+        [rollout]
+        k = 2
+        max_new_tokens = 8
+        """
+    )
+    counts = run_json("suspects", str(recipe))
+    lines = Path(counts["out"]).read_text().splitlines()
+    assert counts["num_samples"] == 12
+    assert len(lines) == counts["num_suspects"]
+    assert counts["num_wrong_suspects"] <= counts["num_suspects"]
+    assert 0 < counts["num_wrong_labels"] < 12
+    shown = run("suspects", str(recipe), "--limit", "1")
+    assert shown.exit_code == 0
+    assert f"num_suspects       {len(lines)}" in shown.stdout
+    assert ("of the completions" in shown.stdout) == bool(lines)
+    assert not (folder / "iterations/001/model").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "nowhere.toml"], "nowhere.toml: no such recipe"),
+        (["suspects", "nowhere.toml"], "nowhere.toml: no such recipe"),
         (["train", DEMO, "rollout.kk=3"], "rollout.kk: unknown key"),
         (["train", DEMO, "datasets.0.domain=moon", "run={tmp}"], "no domain 'moon'"),
         (["train", str(REPO / "recipes/real.toml"), "run={tmp}", "datasets.0.source=gone.jsonl"], "gone.jsonl"),

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from evidence.__main__ import STUDIES
 from evidence.analysis import group_cells, where_invalid, where_valid
 from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
+from evidence.doubts import RULES, run_doubt_cell
 from evidence.page import write_page
 from evidence.policies import POLICIES, questions, run_policy_cell
 from evidence.trainings import run_training_cell
+from toolrefine.config import FileDataset
+from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
 from toolrefine.intervals import paired
 from toolrefine.types import Checkpoint
@@ -66,6 +69,12 @@ def write_all(results: Path) -> None:
     ):
         cells = [made_up(study, condition, seed, names) for seed in range(3) for condition in conditions]
         (results / f"{study}.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in cells))
+    doubts = []
+    for seed in range(2):
+        arms = [Arm(name="half of them agree", verdicts="", facts={"num_suspects": 10, "found": {"wrong:a_tool": 4}})]
+        facts = {"num_samples": 50, "planted": {"wrong:a_tool": 4 + seed, "wrong:b": 7}}
+        doubts.append(Cell(study="doubts", condition="real data", seed=seed, arms=tuple(arms), facts=facts, scale=TINY))
+    (results / "doubts.jsonl").write_text("".join(cell.model_dump_json() + "\n" for cell in doubts))
 
 
 def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path: Path) -> None:
@@ -93,6 +102,8 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     assert "| nano, qwen3-1.7M | base |" in text
     assert "| foundry, 20% | labels checked |" in text
     assert "| llama-1.7M | base |" in text
+    assert "| suspected where | suspects | precision, % | 95 % | recall, % | 95 % | of a tool, % | of b, % |" in text
+    assert "| half of them agree | 10 | 40.0 | 21.9 to 61.3 | 34.8 | 18.8 to 55.1 | 88.9 | 0.0 |" in text
     assert text.index("| 0% | base |") < text.index("| 20% | base |")
 
 
@@ -180,3 +191,12 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     assert [arm.name for arm in with_no_dev.arms] == ["draft", "invalid: constrain", "constrained decoding"]
     assert with_no_dev.facts["num_parameters"] == 1_673_152
     assert [len(arm.verdicts) for arm in with_no_dev.arms] == [6] * len(with_no_dev.arms)
+    file = tmp_path / "pool.jsonl"
+    write_samples(file, samples)
+    dataset = FileDataset(source=str(file), wrong_label_rate=1.0, invalid_targets="keep")
+    doubts = run_doubt_cell(tmp_path, study="doubts", condition="c", dataset=dataset, seed=0, scale=TINY)
+    assert [arm.name for arm in doubts.arms] == list(RULES)
+    assert sum(doubts.facts["planted"].values()) == doubts.facts["num_samples"] == 16
+    for arm in doubts.arms:
+        assert arm.facts["num_suspects"] == sum(arm.rights) == sum(arm.facts["found"].values())
+    assert doubts.arms[1].facts["num_suspects"] > 0

@@ -136,6 +136,20 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path,
     assert data_files(tmp_path / "killed") == data_files(tmp_path / "whole")
 
 
+def test_suspects_come_before_any_training_which_goes_on_from_there(world: World, tmp_path: Path) -> None:
+    train(make_config(tmp_path / "whole"))
+    world.asked.clear()
+    config = make_config(tmp_path / "asked")
+    for _ in range(2):
+        with open_run(Path(config.run), config) as run:
+            suspects = loop.doubt(config, run)
+    assert len(suspects) == count(tmp_path / "asked/iterations/001/suspects.jsonl") == 6
+    assert len(world.asked) == 10 * 4
+    assert not list((tmp_path / "asked").rglob("eval"))
+    train(config)
+    assert data_files(tmp_path / "asked") == data_files(tmp_path / "whole")
+
+
 def test_waves_select_the_same_from_fewer_completions(world: World, tmp_path: Path) -> None:
     changes = {"corpus": {"refine_per_sample": 0}, "baseline": False, "evaluation": {}}
 

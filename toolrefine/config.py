@@ -75,6 +75,11 @@ class FileDataset(Record):
     """What to do with a sample whose target contradicts the schema of its tools: for all kinds of faults, or by kind,
     such as {wrong_type = "repair"}, the others then being quarantined. What cannot be repaired without loss is
     quarantined."""
+    wrong_label_rate: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the targets to make wrong on purpose, before they are checked: what the suspects of a run are worth on
+    data of this kind. For trials alone."""
+    seed: int = 0
+    """Of the wrong targets."""
 
 
 class ToolworldDataset(Record):
@@ -275,6 +280,9 @@ class RefinementConfig(Record):
     constrain: nor does it here; one round, in which it can only say what fits the tools, see engine.constrain."""
     temperature: float = Field(default=0.7, gt=0.0)
     """resample: of the samples."""
+    shuffle: bool = False
+    """resample: each is asked for with the tools, and the parameters of each, in another order, which makes the samples
+    less alike. Nothing that is computed of the prompt can be used again then."""
     constrain: bool = False
     """The draft and every round can only say what fits the tools, see engine.constrain."""
     accept: Literal["always", "valid", "likelier"] = "always"

@@ -16,7 +16,7 @@ from toolrefine.rundir import CORPUS, POOL, ROLLOUTS, SELECTED, SUSPECTS, RunDir
 from toolrefine.seeds import derive_seed
 from toolrefine.selection import find_suspects, is_solvable, select
 from toolrefine.training import check_template, num_steps_of, sft
-from toolrefine.types import Checkpoint, Group, Sample
+from toolrefine.types import Checkpoint, Group, Sample, Suspect
 
 
 def train(config: Config, run: RunDir) -> Checkpoint:
@@ -27,31 +27,15 @@ def train(config: Config, run: RunDir) -> Checkpoint:
     Raises:
         ToolrefineError: see toolrefine.errors.
     """
-    answers = Path(config.engine.answers or run.path / "answers.jsonl")
-    config = config.model_copy(update={"engine": config.engine.model_copy(update={"answers": str(answers)})})
+    config = with_answers(config, run)
     base = model = Checkpoint(model=config.model)  # M_0
-    if not (run.path / POOL.path).exists():  # checked once, before the first of all work
-        check_template(base, config)
-    pool = run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")  # D
+    pool = load_samples(config, run)  # D
     held_out = load_held_out(config, run)
     measure(base, config, run.iteration(0), held_out)
     num_solvable = num_steps = 0
     for t in range(1, config.num_iterations + 1):
         it = run.iteration(t)
-        with open_engine(model, config.engine, config.prompt) as engine:
-            seed = derive_seed(config.seed, "rollouts", t)
-            groups = it.stream(
-                ROLLOUTS,
-                config.rollout.chunk_size,
-                len(pool),
-                rollout,
-                engine,
-                pool,
-                config.rollout,
-                config.matching,
-                seed=seed,
-                in_waves=config.samples_in_waves,
-            )
+        groups = roll_out(model, config, it, pool, t)
         selected = it.stage(SELECTED, select, pool, groups, config.selection)
         it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
         if not selected or (config.selection.stop_when_stalled and count_solvable(groups) <= num_solvable):
@@ -64,8 +48,50 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         measure(model, config, it, held_out)
     if config.baseline and num_steps:
         train_baseline(config, run.folder("baseline"), pool, held_out, num_steps)
-    answers.unlink(missing_ok=True)
+    Path(config.engine.answers).unlink(missing_ok=True)
     return model
+
+
+def doubt(config: Config, run: RunDir) -> list[Suspect]:
+    """The suspects of the first iteration, before any training; train goes on from there.
+
+    Raises:
+        ToolrefineError: see toolrefine.errors.
+    """
+    config = with_answers(config, run)
+    pool, it = load_samples(config, run), run.iteration(1)
+    groups = roll_out(Checkpoint(model=config.model), config, it, pool, 1)
+    return it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
+
+
+def with_answers(config: Config, run: RunDir) -> Config:
+    """The config with a file for what a server has answered of a chunk, in the run unless it is named."""
+    answers = config.engine.answers or str(run.path / "answers.jsonl")
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"answers": answers})})
+
+
+def load_samples(config: Config, run: RunDir) -> list[Sample]:
+    """The pool; before the first of all work the model's template is checked, once."""
+    if not (run.path / POOL.path).exists():
+        check_template(Checkpoint(model=config.model), config)
+    return run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")
+
+
+def roll_out(model: Checkpoint, config: Config, it: RunDir, pool: Sequence[Sample], t: int) -> list[Group]:
+    """The groups of the pool, sampled from the model before it is trained for the t-th time."""
+    with open_engine(model, config.engine, config.prompt) as engine:
+        return it.stream(
+            ROLLOUTS,
+            config.rollout.chunk_size,
+            len(pool),
+            rollout,
+            engine,
+            pool,
+            config.rollout,
+            config.matching,
+            seed=derive_seed(config.seed, "rollouts", t),
+            in_waves=config.samples_in_waves,
+        )
 
 
 def train_baseline(

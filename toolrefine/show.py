@@ -17,7 +17,7 @@ from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy
 from toolrefine.rundir import POOL, ROLLOUTS, Stage, evaluation_stage
 from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, RunSummary, load
-from toolrefine.types import Completion, Message, Sample, Score, Tool
+from toolrefine.types import Completion, Message, Sample, Score, Suspect, Tool
 
 
 def print_table(summary: RunSummary, console: Console) -> None:
@@ -168,6 +168,16 @@ def print_answers(folder: Path, console: Console, *, task_id: str | None = None,
             label = f"round {number}" if number else "draft"
             console.print(f"  [dim]{label}[/] {mark(verdict.valid, verdict.error_type)} {plain(completion.text)}")
         console.print(f"  stopped: {step.stop_reason.value}\n")
+
+
+def print_suspects(suspects: Sequence[Suspect], pool: Sequence[Sample], console: Console) -> None:
+    """Suspects with what the model says instead of their label."""
+    samples = {sample.id: sample for sample in pool}
+    for suspect in suspects:
+        print_sample(samples[suspect.sample_id], console)
+        doubt = "" if suspect.doubt is None else f", by {suspect.doubt:.0f} nats likelier"
+        console.print(f"[dim]model[/]  {plain(describe(suspect.answer))}")
+        console.print(f"  [dim]{100 * suspect.agreement:.0f} % of the completions{doubt}[/]\n")
 
 
 def print_sample(sample: Sample, console: Console) -> None:

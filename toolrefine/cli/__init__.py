@@ -57,13 +57,13 @@ def options(
     set_debug(debug)
 
 
+Recipe = Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rollout.k=16.")]
+
+
 @app.command()
 @guarded
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A TOML file; see recipes/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rollout.k=16.")] = None,
-    as_json: AsJson = False,
-) -> None:
+def train(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train a model: select what it can solve, fine-tune, again. Resumes where an earlier attempt stopped."""
     from toolrefine.loop import train as run_loop
     from toolrefine.recipes import load_config
@@ -82,6 +82,43 @@ def train(
     else:
         print_table(summary, console())
         typer.echo(f"\nreport  {report}\nmodel   {model.adapter or model.model}\nagain   toolrefine show {run.path}")
+
+
+@app.command()
+@guarded
+def suspects(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    limit: Annotated[int, typer.Option(min=0, help="Print so many, most agreed first.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """List the labels that the model contradicts, before any training. The same recipe's train goes on from there."""
+    from toolrefine.loop import doubt
+    from toolrefine.recipes import load_config
+    from toolrefine.rundir import POOL, SUSPECTS, open_run
+    from toolrefine.show import print_suspects
+    from toolrefine.summary import load, summarize
+
+    config = load_config(recipe, overrides or [])
+    with quiet_libraries(), progress_bar() as progress, open_run(Path(config.run), config, progress) as run:
+        found = doubt(config, run)
+        summary = summarize(run.path)
+    (iteration, *_) = summary.iterations
+    counts = {
+        "num_samples": summary.num_samples,
+        "num_quarantined": summary.num_quarantined,
+        "num_suspects": len(found),
+        "num_wrong_suspects": iteration.num_wrong_suspects,
+        "num_wrong_labels": summary.num_wrong_labels,
+        "out": str(run.iteration(1).path / SUSPECTS.path),
+    }
+    if as_json:
+        print_json(counts)
+        return
+    print_suspects(found[:limit], load(run.path, POOL), console())
+    for name, value in counts.items():
+        if value is not None:
+            typer.echo(f"{name:18} {value}")
 
 
 app.command()(benchmarks.evaluate)

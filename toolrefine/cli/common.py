@@ -105,13 +105,13 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def make_dataset(source: str, format_name: str, limit: int | None, **toolworld: Any) -> Dataset:
+def make_dataset(source: str, format_name: str, limit: int | None, **others: Any) -> Dataset:
     """The data set that a command line names."""
     from toolrefine.config import FileDataset, ToolworldDataset
 
     if format_name == "toolworld":
-        return build(ToolworldDataset, format="toolworld", domain=source, size=limit or 1000, **toolworld)
-    return build(FileDataset, format=format_name, source=source, limit=limit)
+        return build(ToolworldDataset, format="toolworld", domain=source, size=limit or 1000, **others)
+    return build(FileDataset, format=format_name, source=source, limit=limit, **others)
 
 
 def make_prompt(style: str, template_kwargs: str) -> PromptConfig:

@@ -142,8 +142,8 @@ def convert(
     to: Annotated[str, typer.Option(help="canonical, openai, trl, llamafactory, or hermes.")] = "canonical",
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="With --format toolworld.")] = 0,
-    wrong_label_rate: Annotated[float, typer.Option(help="With --format toolworld.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the tool world's samples, and of wrong labels.")] = 0,
+    wrong_label_rate: Annotated[float, typer.Option(help="Share of the labels to make wrong on purpose.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Write any source, the tool world included, in the format of toolrefine or of another trainer."""

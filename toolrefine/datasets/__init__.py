@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
@@ -17,6 +18,7 @@ from toolrefine.datasets.hub import read_hub
 from toolrefine.datasets.quarantine import Quarantine, open_quarantine
 from toolrefine.datasets.targets import check_target
 from toolrefine.datasets.toolworld import generate
+from toolrefine.datasets.wrong_labels import SeenValues, make_wrong
 from toolrefine.errors import DataError, RowError
 from toolrefine.types import Sample
 
@@ -110,7 +112,13 @@ def read_rows(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     if isinstance(config, ToolworldDataset):
         made = generate(config.domain, config.size, config.seed, config.wrong_label_rate)
         yield from ((number, [sample]) for number, sample in enumerate(made, 1))
-        return
+    elif config.wrong_label_rate:
+        yield from _spoil(list(_read_file_rows(config)), config.wrong_label_rate, config.seed)
+    else:
+        yield from _read_file_rows(config)
+
+
+def _read_file_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     name, rows = dataset_name(config), raw_rows(config)
     format_name: str = config.format
     if format_name == "auto":
@@ -123,6 +131,21 @@ def read_rows(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
             yield row.line, list(READERS[format_name](row.read(), f"{name}:{row.line}"))
         except RowError as error:
             yield row.line, error
+
+
+def _spoil(
+    rows: Sequence[tuple[int, list[Sample] | RowError]], rate: float, seed: int
+) -> Iterator[tuple[int, list[Sample] | RowError]]:
+    """Make a share of the targets wrong, with values of the others; meta["label"] tells which."""
+    values = SeenValues(sample for _, samples in rows if not isinstance(samples, RowError) for sample in samples)
+
+    def spoil(sample: Sample) -> Sample:
+        known = sample.model_copy(update={"meta": {**sample.meta, "label": "ok"}})
+        rng = Random(f"{seed}/{sample.id}/label")
+        return make_wrong(known, rng, values) if rng.random() < rate else known
+
+    for line, samples in rows:
+        yield line, samples if isinstance(samples, RowError) else [spoil(sample) for sample in samples]
 
 
 def source_of(config: Dataset) -> str:

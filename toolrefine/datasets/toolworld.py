@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from toolrefine.datasets.toolworld_domains import Domain, WorldTool, get_domain, say_list, verb_phrases, words
-from toolrefine.datasets.toolworld_labels import make_wrong
+from toolrefine.datasets.wrong_labels import make_wrong
 from toolrefine.matching import schema_violation
 from toolrefine.types import Message, Sample, ToolCall
 

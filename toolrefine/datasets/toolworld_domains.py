@@ -220,6 +220,20 @@ class Domain:
         """Every verb on every object. Tools of one object share most parameters: they look alike."""
         return _tools(self.name)
 
+    def change(self, tool: Tool, arguments: dict[str, Any], key: str, rng: Random) -> dict[str, Any]:
+        """Arguments with another value for one of them, see toolrefine.datasets.wrong_labels.Values."""
+        parameter = next(p for p in self.parameters if p.name == key)
+        old = arguments[key]
+        new = not old if isinstance(old, bool) else parameter.draw(rng)
+        while new == old:
+            new = parameter.draw(rng)
+        return {**arguments, key: new}
+
+    def fill(self, tool: Tool, rng: Random) -> dict[str, Any]:
+        """Arguments for a call that nobody asked for."""
+        wanted = next(t for t in self.tools if t.tool.name == tool.name)
+        return {p.name: p.draw(rng) for p in wanted.parameters[: wanted.num_required]}
+
     def build_tools(self) -> Iterator[WorldTool]:
         """The tools in a fixed order."""
         for number, thing in enumerate(self.objects):
