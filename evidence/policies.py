@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.benchmarking import best, vote
-from toolrefine.calibration import Budget, calibrate
+from toolrefine.calibration import Budget, calibrate, choose
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams, open_engine
 from toolrefine.engines.answers import Answers
@@ -28,7 +28,7 @@ PROMPT = PromptConfig()
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=128)
 SAMPLED = SamplingParams(temperature=0.7, max_new_tokens=128)
 CHUNK_SIZE = 500
-MAX_CALLS = 1.5
+MAX_CALLS, MAX_BROKEN = 1.5, 0.001
 NUM_SAMPLES = 8
 POLICIES = {
     "ask, the paper's algorithm, 1 round": RefinementConfig(max_rounds=1),
@@ -40,11 +40,21 @@ POLICIES = {
     "invalid: resample, 1 round": RefinementConfig(max_rounds=1, when="invalid", how="resample", accept="valid"),
     "invalid: resample, 4 rounds": RefinementConfig(max_rounds=4, when="invalid", how="resample", accept="valid"),
     "invalid: resample, 8 rounds": RefinementConfig(max_rounds=8, when="invalid", how="resample", accept="valid"),
+    "invalid: resample shuffled, 8 rounds": RefinementConfig(
+        max_rounds=8, when="invalid", how="resample", shuffle=True, accept="valid"
+    ),
     "invalid: constrain": RefinementConfig(max_rounds=1, when="invalid", how="constrain", accept="valid"),
     "resample, accept likelier, 1 round": RefinementConfig(max_rounds=1, how="resample", accept="likelier"),
     "resample, accept likelier, 4 rounds": RefinementConfig(max_rounds=4, how="resample", accept="likelier"),
+    "resample shuffled, accept likelier, 1 round": RefinementConfig(
+        max_rounds=1, how="resample", shuffle=True, accept="likelier", margin=1.0
+    ),
+    "resample shuffled, accept likelier, 4 rounds": RefinementConfig(
+        max_rounds=4, how="resample", shuffle=True, accept="likelier", margin=1.0
+    ),
 }
-CHOSEN = "calibrated"
+CHOSEN, CAREFUL = "calibrated", "calibrated, hardly any broken"
+BUDGETS = {CHOSEN: Budget(calls=MAX_CALLS), CAREFUL: Budget(calls=MAX_CALLS, broken=MAX_BROKEN)}
 
 
 class Question(NamedTuple):
@@ -84,22 +94,24 @@ def run_policy_cell(
 ) -> Cell:
     """Answer the held-out questions by some of POLICIES and in other ways.
 
-    These are a policy chosen on dev within MAX_CALLS calls a sample, constrained decoding, and votes and the best of up
+    These are policies chosen on dev within each of BUDGETS, constrained decoding, and votes and the best of up
     to num_samples samples. The first arm is the greedy draft. Facts of the cell tell which drafts break their schema,
-    and the chosen policy.
+    and the chosen policies.
     """
     asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
     ways = {name: POLICIES[name] for name in policies}
+    free = RefinementConfig(max_rounds=0)
     facts: dict[str, Any] = {"num_parameters": count_parameters(checkpoint.model)}
     with open_engine(checkpoint, config, PROMPT) as plain:
         if dev is not None:
             answers = Answers(str(folder / "dev.jsonl"), checkpoint)
             remembering = RememberingEngine(plain, answers)
-            ways[CHOSEN] = calibrate(remembering, list(dev()), PROMPT, Budget(calls=MAX_CALLS), SAMPLED).refinement
-            facts["chosen"] = ways[CHOSEN].model_dump(exclude_defaults=True)
+            found = calibrate(remembering, list(dev()), PROMPT, BUDGETS[CHOSEN], SAMPLED)
+            chosen = {name: choose(found.candidates, budget) for name, budget in BUDGETS.items()}
+            ways |= {name: each.refinement if each else free for name, each in chosen.items()}
+            facts["chosen"] = {name: ways[name].model_dump(exclude_defaults=True) for name in BUDGETS}
         engine = RememberingEngine(plain, Answers(str(folder / "held-out.jsonl"), checkpoint))
-        free = RefinementConfig(max_rounds=0)
         drafts = [each.draft for each in ask(engine, asked, free)]
         arms = [Arm(name="draft", verdicts=judge(drafts, asked), tokens=fmean(each.num_tokens for each in drafts))]
         arms += [refined(name, ask(engine, asked, policy), asked) for name, policy in ways.items()]
@@ -149,9 +161,9 @@ def sampled_arms(engine: Engine, asked: Sequence[Question], num_samples: int) ->
         "vote": (vote, (3, 5, 8)),
         "best": (best, (2, 5, 8)),
     }
-    for way, (choose, sizes) in ways.items():
+    for way, (pick, sizes) in ways.items():
         for n in [size for size in sizes if size <= num_samples]:
-            chosen = [group[choose(group[:n])] for group in groups]
+            chosen = [group[pick(group[:n])] for group in groups]
             tokens = fmean(sum(each.num_tokens for each in group[:n]) for group in groups)
             yield Arm(name=f"{way} of {n} samples", verdicts=judge(chosen, asked), calls=float(n), tokens=tokens)
 

@@ -20,8 +20,6 @@ FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refi
 FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE = "frontier", "unsuspected", "unsuspected-without-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
 SCORED, CHECKED, CHECKED_SCORED = "labels-scored", "labels-checked", "labels-checked-and-scored"
-ANY_LOGPROB = -1e6
-"""These arms were run before an answer had to be likely to raise doubts, which matters where labels are long."""
 EVERY_ARM = (
     ONE_ROUND,
     NO_REFINEMENT,
@@ -150,7 +148,7 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
         eager = alone.selection.model_copy(update={"min_solvable": MIN_SOLVABLE})
         yield ALL_FIRST, alone.model_copy(update={"selection": eager})
     doubting = {
-        "selection": alone.selection.model_copy(update={"policy": "unsuspected", "suspect_min_logprob": ANY_LOGPROB}),
+        "selection": alone.selection.model_copy(update={"policy": "unsuspected"}),
         "corpus": without,
         "rollout": alone.rollout.model_copy(update={"score_labels": True}),
     }

@@ -97,6 +97,21 @@ def test_without_a_sure_gain_or_within_too_small_a_budget_the_drafts_stand(sampl
     assert find([], World([]), calls=3.0).refinement == RefinementConfig(max_rounds=0)
 
 
+@pytest.mark.parametrize("broken", [0.0, 0.02, 1.0])
+def test_a_budget_can_be_one_of_right_drafts_that_turn_wrong(samples: list[Sample], broken: float) -> None:
+    class Forgetful(World):
+        """Makes no call for each fifth sample when it is asked again."""
+
+        def reply(self, prompt: Prompt, index: int) -> str:
+            name, _, number = prompt.id.partition("/round-")
+            return "no" if number and list(self.golds).index(name) % 5 == 0 else super().reply(prompt, index)
+
+    found = find(samples, Forgetful(samples), broken=broken)
+    shares = [each.change.broken / each.change.n for each in found.candidates]
+    assert [found.budget.allows(each) for each in found.candidates] == [share <= broken for share in shares]
+    assert max(shares) > 0.02
+
+
 def test_nothing_is_computed_twice(samples: list[Sample]) -> None:
     engine = World(samples)
     find(samples, engine)
@@ -166,6 +181,8 @@ def test_answers_survive_a_kill(samples: list[Sample], tmp_path: Path) -> None:
     max_rounds=st.integers(0, 9),
     min_logprob=st.floats(-9.0, 0.0),
     temperature=st.floats(1e-5, 2.0),
+    shuffle=st.booleans(),
+    margin=st.floats(0.0, 9.0),
 )
 def test_a_policy_file_reads_back(tmp_path_factory: pytest.TempPathFactory, **fields: Any) -> None:
     config = RefinementConfig(**fields)

@@ -11,7 +11,15 @@ from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.errors import RequestError
-from toolrefine.refine import find_fault, is_likelier, next_round, refine, refinement_prompt, stop_reason
+from toolrefine.refine import (
+    find_fault,
+    in_another_order,
+    is_likelier,
+    next_round,
+    refine,
+    refinement_prompt,
+    stop_reason,
+)
 from toolrefine.types import Completion, Message, Outcome, Prompt, Refinement, StopReason, Tool
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="go"),), tools=())
@@ -178,6 +186,49 @@ def test_resampling_shows_the_model_nothing_and_ends_with_the_first_answer_witho
     assert len({prompt.id for prompt, _ in asked}) == len(asked)
 
 
+WIDE = tuple(
+    Tool(name=name, parameters={"type": "object", "properties": {key: {"type": "integer"} for key in "abc"}})
+    for name in "fgh"
+)
+
+
+def in_order(prompt: Prompt) -> list[tuple[str, str]]:
+    return [(tool.name, key) for tool in prompt.tools for key in tool.parameters["properties"]]
+
+
+def test_samples_can_be_asked_for_with_tools_and_parameters_in_other_orders() -> None:
+    asked: list[Prompt] = []
+
+    def answer(prompt: Prompt, _: int) -> str:
+        asked.append(prompt)
+        return "[f("
+
+    config = RefinementConfig(max_rounds=3, when="invalid", how="resample", shuffle=True, accept="valid")
+    prompt = PROMPT.model_copy(update={"tools": WIDE})
+    refine(ScriptedEngine(answer), [prompt], config, PromptConfig(), SamplingParams(temperature=0.0))
+    assert [each.id for each in asked] == ["p", "p/round-1", "p/round-2", "p/round-3"]
+    assert len({tuple(in_order(each)) for each in asked}) == 4
+    for each in asked:
+        assert each.messages == prompt.messages
+        assert sorted(each.tools, key=lambda tool: tool.name) == list(WIDE)
+
+
+@given(names=st.lists(st.text(min_size=1, max_size=3), unique=True, max_size=5), seed=st.integers(0, 99))
+def test_another_order_is_another_one_wherever_there_is_any(names: list[str], seed: int) -> None:
+    tool = Tool(name="f", parameters={"properties": {name: {} for name in names}, "required": names[:1]})
+    prompt = PROMPT.model_copy(update={"id": str(seed), "tools": (tool,)})
+    other = in_another_order(prompt)
+    assert other == prompt  # dicts are equal in any order
+    assert (in_order(other) != in_order(prompt)) == (len(names) > 1)
+    assert in_order(other) == in_order(in_another_order(prompt))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"properties": None}, {"properties": []}, {"$ref": "#/x"}])
+def test_a_schema_without_properties_has_no_other_order(parameters: dict[str, Any]) -> None:
+    prompt = PROMPT.model_copy(update={"tools": (Tool(name="f", parameters=parameters),)})
+    assert in_another_order(prompt) == prompt
+
+
 class Sampling(ScriptedEngine):
     """Notes how each prompt is first sampled: its id, whether constrained, the temperature."""
 
@@ -221,6 +272,14 @@ def test_resampling_always_keeps_the_likeliest_of_all() -> None:
     )
     assert refinement.final.text == "[f(a=2)]"
     assert (refinement.stop_reason, refinement.rejected, refinement.num_scored) == (StopReason.MAX_ROUNDS, (1, 3), 0)
+
+
+@pytest.mark.parametrize(("margin", "final"), [(0.9, "[f(a=2)]"), (1.0, "[f(a=1)]"), (1.1, "[f(a=1)]")])
+def test_a_sample_must_be_likelier_by_a_margin(margin: float, final: str) -> None:
+    likely = {"[f(a=1)]": -3.0, "[f(a=2)]": -2.0}
+    policies = {"how": "resample", "accept": "likelier", "margin": margin}
+    logprob = {"logprob": lambda prompt, text: likely[text]}
+    assert run(["[f(a=1)]", "[f(a=2)]"], 1, prompt=WITH_TOOL, **logprob, **policies).final.text == final
 
 
 @pytest.mark.parametrize(
@@ -269,6 +328,8 @@ def test_what_sampling_has_not_told_is_scored_too() -> None:
     untold = [answer.model_copy(update={"mean_logprob": None}) for answer in rounds]
     assert is_likelier(untold[:2], [-1.0, -2.0, -3.0, -2.0])  # r alone and behind d: -4; d alone and behind itself: -4
     assert not is_likelier(untold[:2], [-1.0, -2.1, -3.0, -2.0])
+    assert is_likelier(untold[:2], [-1.0, -2.0, -3.5, -2.0], margin=0.5)
+    assert not is_likelier(untold[:2], [-1.0, -2.0, -3.5, -2.0], margin=0.6)
     refinement = run([text.format(i) for i in range(3)], 2, prompt=WITH_TOOL, accept="likelier")
     assert refinement.num_scored == 5  # the answer of round 1 was sampled behind the draft, not behind the prompt alone
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from toolrefine.config import MatchingConfig, PromptConfig, RefinementConfig
@@ -24,6 +25,7 @@ CHUNK_SIZE = 256
 UNSURE_SHARES = (0.05, 0.1, 0.2, 0.4)
 """Shares of the drafts without a fault that lie below the thresholds of when = uncertain."""
 RESAMPLES = (1, 2, 4, 8)
+ORDERS: tuple[dict[str, Any], ...] = ({}, *({"shuffle": True, "margin": margin} for margin in (0.5, 1.0)))
 MAX_P_VALUE = 0.05
 FREE = RefinementConfig(max_rounds=0)
 CONSTRAINED = RefinementConfig(max_rounds=0, constrain=True)
@@ -56,12 +58,17 @@ class Budget(Record):
 
     calls: float | None = None
     tokens: float | None = None
+    broken: float | None = None
+    """Share of the samples whose right draft may be replaced by a wrong answer."""
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether a candidate stays within it."""
-        return (self.calls is None or candidate.calls_per_sample <= self.calls) and (
-            self.tokens is None or candidate.tokens_per_sample <= self.tokens
+        costs = (
+            (candidate.calls_per_sample, self.calls),
+            (candidate.tokens_per_sample, self.tokens),
+            (candidate.change.broken / max(1, candidate.change.n), self.broken),
         )
+        return all(most is None or cost <= most for cost, most in costs)
 
 
 class Calibration(Record):
@@ -141,9 +148,9 @@ def policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[Refi
                 for max_rounds in (1, 2):
                     yield RefinementConfig(max_rounds=max_rounds, how=how, accept=accept, **gate)
         accept = "valid" if gate["when"] == "invalid" else "likelier"
-        for max_rounds in RESAMPLES:
+        for max_rounds, order in product(RESAMPLES, ORDERS):
             yield RefinementConfig(
-                max_rounds=max_rounds, how="resample", temperature=temperature, accept=accept, **gate
+                max_rounds=max_rounds, how="resample", temperature=temperature, accept=accept, **gate, **order
             )
         yield RefinementConfig(max_rounds=1, how="constrain", accept=accept, **gate)
 
@@ -151,17 +158,17 @@ def policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[Refi
 def constrained_policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[RefinementConfig]:
     """Candidates whose answers all fit their tools, so that further samples are left for what is uncertain."""
     yield CONSTRAINED
-    for min_logprob in min_logprobs:
-        for max_rounds in RESAMPLES:
-            yield RefinementConfig(
-                max_rounds=max_rounds,
-                how="resample",
-                temperature=temperature,
-                accept="likelier",
-                when="uncertain",
-                min_logprob=min_logprob,
-                constrain=True,
-            )
+    for min_logprob, max_rounds, order in product(min_logprobs, RESAMPLES, ORDERS):
+        yield RefinementConfig(
+            max_rounds=max_rounds,
+            how="resample",
+            temperature=temperature,
+            accept="likelier",
+            when="uncertain",
+            min_logprob=min_logprob,
+            constrain=True,
+            **order,
+        )
 
 
 def thresholds(drafts: Sequence[Refinement], samples: Sequence[Sample]) -> list[float]:
@@ -270,8 +277,9 @@ def policy_text(config: RefinementConfig) -> str:
     if config == CONSTRAINED:
         return "constrained draft"
     gate = f"uncertain < {config.min_logprob}" if config.when == "uncertain" else config.when
-    how = f"{config.how} {config.max_rounds}"
-    return f"{'constrained, ' if config.constrain else ''}{gate}, {how}, accept {config.accept}"
+    how = f"{config.how} {config.max_rounds}{' shuffled' if config.shuffle else ''}"
+    accept = f"{config.accept} by {config.margin}" if config.margin else config.accept
+    return f"{'constrained, ' if config.constrain else ''}{gate}, {how}, accept {accept}"
 
 
 def row(candidate: Candidate) -> dict[str, Any]:

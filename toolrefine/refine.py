@@ -8,7 +8,8 @@ answer_all does that for an engine and many prompts side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from random import Random
+from typing import Any, NamedTuple, TypeVar
 
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.corpus import refine_messages
@@ -16,6 +17,8 @@ from toolrefine.engines import Engine, SamplingParams
 from toolrefine.errors import RequestError
 from toolrefine.matching import same_calls, schema_violation
 from toolrefine.types import Completion, Outcome, Prompt, Refinement, StopReason, Tool
+
+T = TypeVar("T")
 
 
 def refine(
@@ -73,7 +76,7 @@ class Rounds:
         """Take the scores that were asked for; see take."""
         self.num_scored += len(self.questions)
         self.questions = []
-        return self._next(is_likelier=is_likelier(self.completions, scores))
+        return self._next(is_likelier=is_likelier(self.completions, scores, self.config.margin))
 
     def result(self) -> Refinement:
         """All rounds, once there is nothing more to ask."""
@@ -152,7 +155,8 @@ def next_round(
     if stop_reason(rounds, prompt.tools, config, likelier):
         return None
     if config.asks_afresh:
-        return prompt.model_copy(update={"id": f"{prompt.id}/round-{len(rounds)}"})
+        again = prompt.model_copy(update={"id": f"{prompt.id}/round-{len(rounds)}"})
+        return in_another_order(again) if config.shuffle and config.how == "resample" else again
     return refinement_prompt(prompt, rounds[-1], len(rounds), prompt_config, explain=config.how == "explain")
 
 
@@ -166,6 +170,30 @@ def refinement_prompt(
         messages=refine_messages(prompt.messages, answer, config, violation),
         tools=prompt.tools,
     )
+
+
+def in_another_order(prompt: Prompt) -> Prompt:
+    """The prompt with its tools, and the parameters of each, in an order that follows from its id."""
+    rng = Random(prompt.id)
+    tools = [
+        tool.model_copy(update={"parameters": shuffle_properties(tool.parameters, rng)})
+        for tool in shuffle(prompt.tools, rng)
+    ]
+    return prompt.model_copy(update={"tools": tuple(tools)})
+
+
+def shuffle_properties(schema: dict[str, Any], rng: Random) -> dict[str, Any]:
+    """A schema that allows the same, with its properties in another order."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return schema
+    return {**schema, "properties": dict(shuffle(list(properties.items()), rng))}
+
+
+def shuffle(items: Sequence[T], rng: Random) -> list[T]:
+    """The items in another order than theirs, if there is one."""
+    shuffled = rng.sample(items, len(items))
+    return shuffled if shuffled != [*items] else shuffled[::-1]
 
 
 def end_of_rounds(
@@ -239,7 +267,7 @@ def rejected_rounds(
         if is_settled or answer.had_no_room:
             is_accepted = is_valid
         elif config.asks_afresh:
-            is_accepted = (total_logprob(answer) or 0.0) > (total_logprob(standing) or 0.0)
+            is_accepted = (total_logprob(answer) or 0.0) > (total_logprob(standing) or 0.0) + config.margin
         elif number <= len(likelier):
             is_accepted = likelier[number - 1]
         else:
@@ -270,10 +298,11 @@ def questions(
     return found
 
 
-def is_likelier(rounds: Sequence[Completion], scores: Sequence[float]) -> bool:
+def is_likelier(rounds: Sequence[Completion], scores: Sequence[float], margin: float = 0.0) -> bool:
     """Whether the last answer r is at least as likely as the draft d that it refines, with and without d in the prompt.
 
-    That is, log p(r | prompt) + log p(r | prompt, d, request) >= log p(d | prompt) + log p(d | prompt, d, request).
+    That is, log p(r | prompt) + log p(r | prompt, d, request) >= log p(d | prompt) + log p(d | prompt, d, request) +
+    margin.
     scores are those of the questions; what has been sampled behind its prompt tells its own.
     """
     behind_draft, answer_alone, *rest = scores
@@ -281,7 +310,7 @@ def is_likelier(rounds: Sequence[Completion], scores: Sequence[float]) -> bool:
     left = iter(rest)
     draft_alone = next(left) if draft_alone is None else draft_alone
     answer_behind = next(left) if answer_behind is None else answer_behind
-    return answer_alone + answer_behind >= draft_alone + behind_draft
+    return answer_alone + answer_behind >= draft_alone + behind_draft + margin
 
 
 def total_logprob(completion: Completion) -> float | None:

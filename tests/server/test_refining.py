@@ -224,6 +224,20 @@ def test_another_sample_is_asked_for_where_the_draft_is_not_to_be_shown() -> Non
     assert [(each["seed"], each["temperature"]) for each in asked] == [(5, 0), (6, 0.7), (7, 0.7)]
 
 
+def test_another_sample_is_asked_for_with_tools_and_parameters_in_another_order() -> None:
+    other = {"type": "function", "function": {"name": "other", "parameters": None}}
+    body = ask(tools=[TOOL, other, {"type": "web_search"}])
+    policy = ("refinement.how=resample", "refinement.shuffle=true")
+    _, upstream = run(BAD, BROKEN, GOOD, body=body, overrides=policy)
+    asked = [each.body["tools"] for each in upstream.asked]
+    assert asked[0] == body["tools"]
+    assert all(sorted(map(str, tools)) != sorted(map(str, body["tools"])) for tools in asked[1:])
+    for tools in asked[1:]:
+        assert tools != body["tools"]
+        assert all(tool in tools for tool in body["tools"])
+        assert len(tools) == 3
+
+
 def test_only_requests_that_ask_for_it_are_refined_under_opt_in() -> None:
     opt_in = ("opt_in=true",)
     assert run(BAD, GOOD, overrides=opt_in)[1].num_asked == 1

@@ -39,6 +39,9 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of a tool-world domain's samples.")] = 0,
     budget_calls: Annotated[float | None, typer.Option(min=1, help="Calls a sample, on average, at most.")] = None,
     budget_tokens: Annotated[float | None, typer.Option(min=1, help="Sampled tokens a sample.")] = None,
+    budget_broken: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of right drafts, of all, that may turn wrong.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of further samples.")] = 0.7,
     server: ServerURL = None,
     style: Style = "template",
@@ -75,7 +78,7 @@ def calibrate(
             RememberingEngine(engine, Answers(str(kept), known_as, engine_config, prompt)),
             samples,
             prompt,
-            Budget(calls=budget_calls, tokens=budget_tokens),
+            Budget(calls=budget_calls, tokens=budget_tokens, broken=budget_broken),
             SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens),
             progress=progress,
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 from typing import Any, NamedTuple
 
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.corpus import refine_messages
 from toolrefine.matching import same_calls
-from toolrefine.refine import end_of_rounds, find_fault, stop_reason
+from toolrefine.refine import end_of_rounds, find_fault, shuffle, shuffle_properties, stop_reason
 from toolrefine.server.answers import Answer, add_usage, read_answer
 from toolrefine.server.chat_request import ChatRequest
 from toolrefine.server.errors import UpstreamError
@@ -121,6 +122,8 @@ def _next_body(request: ChatRequest, answers: Sequence[Answer], rules: Rules) ->
         return {**request.follow_up([]), "constrain": True}
     if rules.policy.how == "resample":
         body = request.follow_up([])
+        if rules.policy.shuffle:
+            body["tools"] = shuffle_tools(body["tools"], Random(len(answers)))
         seed = {"seed": body["seed"] + len(answers)} if isinstance(body.get("seed"), int) else {}
         return {**body, **seed, "temperature": rules.policy.temperature}
     fault = answer.violation
@@ -128,3 +131,16 @@ def _next_body(request: ChatRequest, answers: Sequence[Answer], rules: Rules) ->
         fault = find_fault(answer.completion, request.tools_of([answer.completion])) or ""
     *_, request_turn = refine_messages((), answer.completion, rules.prompt, fault)
     return request.follow_up([answer.turn, {"role": request_turn.role, "content": request_turn.content}])
+
+
+def shuffle_tools(tools: Sequence[Any], rng: Random) -> list[Any]:
+    """The tools of a request, and the parameters of each, in another order."""
+    shuffled = []
+    for tool in shuffle(tools, rng):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        parameters = function.get("parameters") if isinstance(function, dict) else None
+        if isinstance(function, dict) and isinstance(parameters, dict):
+            function = {**function, "parameters": shuffle_properties(parameters, rng)}
+            tool = {**tool, "function": function}
+        shuffled.append(tool)
+    return shuffled
