@@ -20,14 +20,6 @@ STUDIES = ("noise", "shift", "policies", "real", "doubts", "bases", "refined-bas
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
-REFINED = (
-    "ask, the paper's algorithm, 1 round",
-    "ask, the paper's algorithm, 2 rounds",
-    "ask, accept likelier",
-    "invalid: resample, 8 rounds",
-    "constrained decoding",
-)
-"""What is shown of the policies on other bases."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = (
     "frontier",
@@ -187,9 +179,9 @@ def base_table(groups: Sequence[Group]) -> str:
         return ""
     rows = []
     for group in groups:
-        for name in REFINED:
+        for number, name in enumerate(name for name in group.arm_names if name != "draft"):
             pair = group.compare("draft", name)
-            head = [group.condition, percent(group.accuracy("draft"))] if name == REFINED[0] else ["", ""]
+            head = ["", ""] if number else [group.condition, percent(group.accuracy("draft"))]
             cost = f"{group.mean(name, calls):.2f}"
             rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
     columns = ("base", "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
