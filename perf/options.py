@@ -1,4 +1,4 @@
-"""Rows: what options of the engine and of the rollouts cost."""
+"""Rows: what options of the engine, of the rollouts and of refinement cost."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from functools import partial
 
 from perf.harness import Facts, Row, Work, make_row, measure
 from perf.sampling import Task, make_engine
-from toolrefine.config import RolloutConfig
+from toolrefine.config import PromptConfig, RefinementConfig, RolloutConfig
 from toolrefine.engines import SamplingParams
+from toolrefine.refine import refine
 from toolrefine.rollout import rollout, to_prompt
 
 
@@ -36,17 +37,32 @@ def scored_side(task: Task, score_labels: bool) -> Work:
     return work
 
 
+def shuffled_side(task: Task, shuffle: bool) -> Work:
+    """A greedy answer and another sample of each prompt, its tools in another order or in the same."""
+    engine = make_engine(task)
+    prompts = [to_prompt(sample) for sample in task.samples()]
+    config = RefinementConfig(max_rounds=1, how="resample", accept="likelier", shuffle=shuffle)
+    params = SamplingParams(temperature=0.0, max_new_tokens=task.max_new_tokens)
+
+    def work() -> Facts:
+        return {"tokens": sum(each.num_tokens for each in refine(engine, prompts, config, PromptConfig(), params))}
+
+    return work
+
+
 def option_rows(task: Task, *, rounds: int = 3) -> list[Row]:
     """Without the option over with it: below 1, for both take something."""
     found = {
         side: measure({"with": partial(side, task, True), "without": partial(side, task, False)}, rounds=rounds)
-        for side in (constrained_side, scored_side)
+        for side in (constrained_side, scored_side, shuffled_side)
     }
-    (constrained, free), (scored, unscored) = (timings.values() for timings in found.values())
+    (constrained, free), (scored, unscored), (shuffled, alike) = (timings.values() for timings in found.values())
     where = f"{task.num_prompts} prompts of {task.shape}"
     tokens = f"greedy; {constrained.facts['tokens']} tokens against {free.facts['tokens']}"
     unsolved = f"{scored.facts['unsolved']} labels that no completion gives"
+    others = f"a greedy answer and a sample; {shuffled.facts['tokens']} tokens against {alike.facts['tokens']}"
     return [
         make_row(f"constrained decoding, {task.shape}: free", constrained, free, note=f"{where}, {tokens}"),
         make_row(f"labels scored, {task.shape}, k={task.k}: not scored", scored, unscored, note=f"{where}, {unsolved}"),
+        make_row(f"tools shuffled, {task.shape}: in the same order", shuffled, alike, note=f"{where}, {others}"),
     ]

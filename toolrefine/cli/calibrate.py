@@ -63,8 +63,7 @@ def calibrate(
     checkpoint = Checkpoint(model=model, adapter=adapter)
     prompt = make_prompt(style, template_kwargs)
     engine_config = make_engine(server)
-    toolworld = {"seed": seed} if format == "toolworld" else {}
-    samples = load_pool([make_dataset(data, format, limit, **toolworld)])
+    samples = load_pool([make_dataset(data, format, limit, seed=seed)])
     kept = out.with_name(out.name + ".answers.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
     # The files of the model are part of what answers depend on.
