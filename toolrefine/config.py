@@ -291,8 +291,8 @@ class RefinementConfig(Record):
     with and without the other in its prompt, which takes two scoring passes a changed answer (resample and constrain:
     without, and none)."""
     margin: float = Field(default=0.0, ge=0.0)
-    """likelier: nats by which it must be likelier. With shuffle, where the two were sampled behind different prompts, 0.5
-    to 1 keep what is right from being replaced by mere chance."""
+    """likelier: nats by which it must be likelier. With shuffle, where the two were sampled behind different prompts, it
+    keeps what is right from being replaced by chance."""
     stop: Literal["unchanged", "never"] = "unchanged"
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
 
