@@ -291,7 +291,7 @@ class RefinementConfig(Record):
     with and without the other in its prompt, which takes two scoring passes a changed answer (resample and constrain:
     without, and none)."""
     margin: float = Field(default=0.0, ge=0.0)
-    """likelier: nats by which it must be likelier. With shuffle, where the two were sampled behind different prompts, it
+    """likelier: nats by which it must be likelier. With shuffle the two were sampled behind different prompts: a margin
     keeps what is right from being replaced by chance."""
     stop: Literal["unchanged", "never"] = "unchanged"
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
