@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.benchmarking import best, vote
-from toolrefine.calibration import Budget, calibrate, choose
+from toolrefine.calibration import Budget, calibrate
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams, open_engine
 from toolrefine.engines.answers import Answers
@@ -28,7 +28,6 @@ PROMPT = PromptConfig()
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=128)
 SAMPLED = SamplingParams(temperature=0.7, max_new_tokens=128)
 CHUNK_SIZE = 500
-MAX_CALLS, MAX_BROKEN = 1.5, 0.001
 NUM_SAMPLES = 8
 POLICIES = {
     "ask, the paper's algorithm, 1 round": RefinementConfig(max_rounds=1),
@@ -53,8 +52,8 @@ POLICIES = {
         max_rounds=4, how="resample", shuffle=True, accept="likelier", margin=1.0
     ),
 }
-CHOSEN, CAREFUL = "calibrated", "calibrated, hardly any broken"
-BUDGETS = {CHOSEN: Budget(calls=MAX_CALLS), CAREFUL: Budget(calls=MAX_CALLS, broken=MAX_BROKEN)}
+CHOSEN = "calibrated"
+BUDGET = Budget(calls=1.5, broken=0.001)
 
 
 class Question(NamedTuple):
@@ -94,24 +93,22 @@ def run_policy_cell(
 ) -> Cell:
     """Answer the held-out questions by some of POLICIES and in other ways.
 
-    These are policies chosen on dev within each of BUDGETS, constrained decoding, and votes and the best of up
+    These are a policy chosen on dev within BUDGET, constrained decoding, and votes and the best of up
     to num_samples samples. The first arm is the greedy draft. Facts of the cell tell which drafts break their schema,
-    and the chosen policies.
+    and the chosen policy.
     """
     asked = list(held_out())
     config = EngineConfig(max_batch_rows=512)
     ways = {name: POLICIES[name] for name in policies}
-    free = RefinementConfig(max_rounds=0)
     facts: dict[str, Any] = {"num_parameters": count_parameters(checkpoint.model)}
     with open_engine(checkpoint, config, PROMPT) as plain:
         if dev is not None:
             answers = Answers(str(folder / "dev.jsonl"), checkpoint)
             remembering = RememberingEngine(plain, answers)
-            found = calibrate(remembering, list(dev()), PROMPT, BUDGETS[CHOSEN], SAMPLED)
-            chosen = {name: choose(found.candidates, budget) for name, budget in BUDGETS.items()}
-            ways |= {name: each.refinement if each else free for name, each in chosen.items()}
-            facts["chosen"] = {name: ways[name].model_dump(exclude_defaults=True) for name in BUDGETS}
+            ways[CHOSEN] = calibrate(remembering, list(dev()), PROMPT, BUDGET, SAMPLED).refinement
+            facts["chosen"] = ways[CHOSEN].model_dump(exclude_defaults=True)
         engine = RememberingEngine(plain, Answers(str(folder / "held-out.jsonl"), checkpoint))
+        free = RefinementConfig(max_rounds=0)
         drafts = [each.draft for each in ask(engine, asked, free)]
         arms = [Arm(name="draft", verdicts=judge(drafts, asked), tokens=fmean(each.num_tokens for each in drafts))]
         arms += [refined(name, ask(engine, asked, policy), asked) for name, policy in ways.items()]
