@@ -196,7 +196,9 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     dataset = FileDataset(source=str(file), wrong_label_rate=1.0, invalid_targets="keep")
     doubts = run_doubt_cell(tmp_path, study="doubts", condition="c", dataset=dataset, seed=0, scale=TINY)
     assert [arm.name for arm in doubts.arms] == list(RULES)
-    assert sum(doubts.facts["planted"].values()) == doubts.facts["num_samples"] == 16
+    num_planted = sum(doubts.facts["planted"].values())
+    assert 0.75 * 16 < num_planted <= doubts.facts["num_samples"] == 16
     for arm in doubts.arms:
-        assert arm.facts["num_suspects"] == sum(arm.rights) == sum(arm.facts["found"].values())
+        num_suspects, num_found = arm.facts["num_suspects"], sum(arm.facts["found"].values())
+        assert sum(arm.rights) == num_found + (16 - num_planted) - (num_suspects - num_found)
     assert doubts.arms[1].facts["num_suspects"] > 0
