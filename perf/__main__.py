@@ -4,8 +4,8 @@
     python -m perf --only waves --only 30M
     python -m perf --bfcl-python BFCL/bin/python
 
-A group that --only names by a part of its name is measured alone; other rows of the results file stay. The exit status
-is 1 where a measurement failed, whatever the ratios are.
+A group that --only names by a part of its name is measured alone; other rows of the results file stay, which must be of
+this machine. The exit status is 1 where a measurement failed, whatever the ratios are.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from perf.harness import Results, Row, describe_machine, missing_row
+from toolrefine.errors import WorkError
 from toolrefine.rundir import write_json
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -196,7 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     console = Console(stderr=True)
     machine = describe_machine()
-    rows = read_rows(arguments.out, machine) if arguments.only else {}
+    try:
+        rows = read_rows(arguments.out, machine) if arguments.only else {}
+    except WorkError as error:
+        parser.error(str(error))
     failed = False
     for name in wanted:
         started = time.monotonic()
@@ -218,11 +222,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_rows(path: Path, machine: dict[str, object]) -> dict[str, Row]:
-    """The rows of an earlier run on the same machine with the same packages."""
+    """The rows of an earlier run on the same machine with the same packages.
+
+    Raises:
+        WorkError: on another one.
+    """
     if not path.exists():
         return {}
     results = Results.model_validate(json.loads(path.read_text()))
-    return {row.name: row for row in results.rows} if results.machine == machine else {}
+    for what in machine.keys() | results.machine.keys():
+        there, here = results.machine.get(what), machine.get(what)
+        if there != here:
+            raise WorkError(
+                f"{path} was measured with {what} {there}, here it is {here}: measure all groups, or use another --out"
+            )
+    return {row.name: row for row in results.rows}
 
 
 def print_table(console: Console, machine: dict[str, object], rows: Sequence[Row]) -> None:

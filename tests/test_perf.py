@@ -172,6 +172,22 @@ def test_the_command_writes_results_and_goes_on_after_a_failure(
     assert [row["ratio"] for row in json.loads(out.read_text())["rows"]] == [None, 3.0]
 
 
+def test_rows_of_another_machine_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    monkeypatch.setattr(command, "GROUPS", {"whole": lambda _: [missing_row("whole", "no time")]})
+    assert command.main(["--out", str(out)]) == 0
+    before = out.read_text()
+    monkeypatch.setattr(command, "describe_machine", lambda: {**json.loads(before)["machine"], "cores": 99})
+    with pytest.raises(SystemExit):
+        command.main(["--only", "whole", "--out", str(out)])
+    assert "here it is 99: measure all groups" in capsys.readouterr().err
+    assert out.read_text() == before
+    assert command.main(["--out", str(out)]) == 0  # all groups: nothing of the other machine stays
+    assert json.loads(out.read_text())["machine"]["cores"] == 99
+
+
 def test_a_gpu_has_a_section_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     row = Row(name="GPU, 1B", ratio=2.0, at_least=None, ours_s=1.0, peer_s=2.0, rounds=3)
