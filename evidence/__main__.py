@@ -17,8 +17,8 @@ from pathlib import Path
 from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.doubts import run_doubt_cell
 from evidence.policies import Questions, Samples, questions, run_policy_cell
-from evidence.real import bfcl_questions, real_dev, real_held_out, real_pool
-from evidence.trainings import FULL, ORACLE, UNSUSPECTED, run_training_cell
+from evidence.real import TRAINING_SEEDS, bfcl_questions, real_dev, real_held_out, real_material, real_pool
+from evidence.trainings import CHECKED, CHECKED_SCORED, FULL, ORACLE, UNSUSPECTED, run_training_cell, tool_world
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
@@ -30,6 +30,8 @@ REAL_DATA = Path("../shared/data")
 BASES = Path("build/bases")
 BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
+REAL_ARMS = (CHECKED, CHECKED_SCORED, ORACLE)
+"""The same."""
 BASE_POLICIES = (
     "ask, the paper's algorithm, 1 round",
     "ask, the paper's algorithm, 2 rounds",
@@ -127,9 +129,8 @@ def last_model(cell: Path, scale: Scale) -> Path:
 def training_cell(
     study: str, condition: str, domain: str, rate: float, seed: int, scale: Scale
 ) -> tuple[str, partial[Cell]]:
-    work = partial(
-        run_training_cell, study=study, condition=condition, domain=domain, noise=rate, seed=seed, scale=scale
-    )
+    material = tool_world(domain, rate, seed, scale)
+    work = partial(run_training_cell, study=study, condition=condition, material=material, seed=seed, scale=scale)
     return training_name(domain, rate, seed), work
 
 
@@ -170,6 +171,23 @@ def doubt_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
         yield f"real-20-{seed}", work
 
 
+def real_label_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """4: training on real data, with wrong labels planted."""
+    for seed in seeds[:TRAINING_SEEDS] if REAL_DATA.exists() else ():
+        yield (
+            f"real-20-{seed}",
+            partial(
+                run_training_cell,
+                study=study,
+                condition="real data, 20%",
+                material=real_material(REAL_DATA, 0.2, seed, scale),
+                seed=seed,
+                scale=scale,
+                arms=REAL_ARMS,
+            ),
+        )
+
+
 def policy_work(
     study: str, condition: str, model: str, dev: Samples | None, held_out: Questions, seed: int, scale: Scale
 ) -> partial[Cell]:
@@ -191,6 +209,7 @@ STUDIES = {
     "policies": policy_cells,
     "real": real_cells,
     "doubts": doubt_cells,
+    "real-labels": real_label_cells,
     "bases": base_cells,
     "refined-bases": refined_base_cells,
 }

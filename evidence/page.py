@@ -16,7 +16,7 @@ from toolrefine.intervals import Accuracy, Paired, measure
 from toolrefine.scoreboard import interval, percent
 
 TEMPLATE = "evidence.md.j2"
-STUDIES = ("noise", "shift", "policies", "real", "doubts", "bases", "refined-bases")
+STUDIES = ("noise", "shift", "policies", "real", "doubts", "real-labels", "bases", "refined-bases")
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
@@ -35,7 +35,7 @@ MET = {True: "met", False: "**not met**"}
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, real, doubts, bases, refined = (
+    noise, shift, policies, real, doubts, real_labels, bases, refined = (
         group_cells(read_cells(results / f"{study}.jsonl")) for study in STUDIES
     )
     noise.sort(key=lambda group: float(group.condition.rstrip("%")))
@@ -68,6 +68,9 @@ def write_page(results: Path, page: Path) -> None:
         policies=policy_sections(policies, plots.name),
         real=policy_sections(real, plots.name),
         doubts=doubt_table(doubts),
+        real_trainings=training_tables(real_labels),
+        real_labels=label_table(real_labels),
+        real_checked=checked_table(real_labels),
         sizes=describe(noise + shift + policies),
         plots=plots.name,
     )

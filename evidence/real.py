@@ -8,7 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from evidence.cells import Scale
 from evidence.policies import Question
+from evidence.trainings import Material
 from toolrefine.benchmarks import open_benchmark
 from toolrefine.benchmarks.task import Benchmark, Task
 from toolrefine.config import FileDataset
@@ -17,6 +19,9 @@ from toolrefine.types import Completion, Sample
 
 DEV_OFFSET = 8_000
 """Rows of train.jsonl.gz that nano has seen."""
+TRAINING_OFFSET, TRAINING_SEEDS = 9_200, 3
+"""From this row on, the rest of it is shared by so many seeds, to measure what has been trained on rows before."""
+NUM_ROWS = 11_851
 HELD_OUT = ("dev_seen_tools.jsonl.gz", "dev_new_tools.jsonl.gz")
 BFCL_CATEGORIES = ("non_live", "live")
 
@@ -25,6 +30,29 @@ def real_pool(folder: Path, size: int, **settings: Any) -> FileDataset:
     """Samples that nano was not trained on."""
     source = str(folder / "train.jsonl.gz")
     return FileDataset(format="canonical", source=source, offset=DEV_OFFSET, limit=size, **settings)
+
+
+def real_material(folder: Path, noise: float, seed: int, scale: Scale) -> Material:
+    """Other samples for each seed: to train on, a share of which have a wrong label, and held out."""
+    pool = real_pool(folder, scale.num_pool, wrong_label_rate=noise, seed=seed, invalid_targets="keep")
+    size = min(scale.num_held_out, (NUM_ROWS - TRAINING_OFFSET) // TRAINING_SEEDS)
+    return Material(
+        pool=pool.model_copy(update={"offset": DEV_OFFSET + seed * scale.num_pool}),
+        held_out=pool.model_copy(
+            update={
+                "offset": TRAINING_OFFSET + seed * size,
+                "limit": size,
+                "wrong_label_rate": 0.0,
+                "invalid_targets": "quarantine",
+            }
+        ),
+        settings={
+            "prompt": {"own_replies": False},
+            "rollout": {"max_new_tokens": 160},
+            "sft": {"learning_rate": 3e-4, "max_length": 1536},
+            "evaluation": {"max_new_tokens": 160},
+        },
+    )
 
 
 def real_dev(folder: Path, size: int) -> list[Sample]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from evidence.cells import Arm, Cell, Scale, marks
 from toolrefine.ablation.variants import share_stages
-from toolrefine.config import Config, EvaluationConfig, FileDataset
+from toolrefine.config import Config, Dataset, EvaluationConfig, FileDataset, ToolworldDataset
 from toolrefine.datasets.export import write_samples
 from toolrefine.loop import load_held_out, measure, train
 from toolrefine.rundir import POOL, RunDir, evaluation_stage, open_run
 from toolrefine.summary import RunSummary, load, summarize
-from toolrefine.types import EvalItem
+from toolrefine.types import EvalItem, Record
 
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
@@ -34,13 +34,30 @@ EVERY_ARM = (
 )
 
 
+class Material(Record):
+    """What a cell trains on, and is measured by."""
+
+    pool: Dataset
+    held_out: Dataset
+    settings: dict[str, dict[str, Any]] = {}
+    """What other data need: sections of the config with the fields that are not as for the tool world."""
+
+
+def tool_world(domain: str, noise: float, seed: int, scale: Scale) -> Material:
+    """Samples of a domain, a share of which have a wrong label."""
+    pool = ToolworldDataset(
+        format="toolworld", domain=domain, size=scale.num_pool, seed=1_000 + seed, wrong_label_rate=noise
+    )
+    held_out = ToolworldDataset(format="toolworld", domain=domain, size=scale.num_held_out, seed=2_000 + seed)
+    return Material(pool=pool, held_out=held_out)
+
+
 def run_training_cell(
     folder: Path,
     *,
     study: str,
     condition: str,
-    domain: str,
-    noise: float,
+    material: Material,
     seed: int,
     scale: Scale,
     model: str = "nano",
@@ -54,7 +71,7 @@ def run_training_cell(
     SFT, and all but the suspects where labels are scored, on the labels that fit their tools; and an oracle, plain SFT
     on the right labels alone.
     """
-    full = build_full(model, domain, noise, seed, scale)
+    full = build_full(model, material, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
     found = summarize(folder / FULL)
@@ -78,53 +95,42 @@ def run_training_cell(
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(measured), facts=facts, scale=scale)
 
 
-def build_full(model: str, domain: str, noise: float, seed: int, scale: Scale) -> Config:
+def build_full(model: str, material: Material, seed: int, scale: Scale) -> Config:
     """The full method, and plain SFT beside it."""
+    sections: dict[str, dict[str, Any]] = {
+        "engine": {"max_batch_rows": 512, "dtype": "bfloat16"},
+        "rollout": {
+            "k": scale.k,
+            "max_new_tokens": 96,
+            "chunk_size": scale.num_pool,
+            "waves": False,
+            "score_labels": False,
+        },
+        "selection": {"stop_when_stalled": False},
+        "sft": {
+            "learning_rate": 1e-3,
+            "batch_size": 16,
+            "max_steps": scale.steps,
+            "dtype": "bfloat16",
+            "checkpoint_steps": 1000,
+        },
+        "refinement": {"max_rounds": 0},
+        "evaluation": {
+            "chunk_size": 1000,
+            "max_new_tokens": 96,
+            "datasets": [material.held_out.model_copy(update={"name": HELD_OUT})],
+        },
+    }
+    for name, changes in material.settings.items():
+        sections[name] = {**sections.get(name, {}), **changes}
     return Config.model_validate(
         {
             "model": model,
             "seed": seed,
             "num_iterations": scale.num_iterations,
             "baseline": True,
-            "datasets": [
-                {
-                    "format": "toolworld",
-                    "domain": domain,
-                    "size": scale.num_pool,
-                    "seed": 1_000 + seed,
-                    "wrong_label_rate": noise,
-                }
-            ],
-            "engine": {"max_batch_rows": 512, "dtype": "bfloat16"},
-            "rollout": {
-                "k": scale.k,
-                "max_new_tokens": 96,
-                "chunk_size": scale.num_pool,
-                "waves": False,
-                "score_labels": False,
-            },
-            "selection": {"stop_when_stalled": False},
-            "sft": {
-                "learning_rate": 1e-3,
-                "batch_size": 16,
-                "max_steps": scale.steps,
-                "dtype": "bfloat16",
-                "checkpoint_steps": 1000,
-            },
-            "refinement": {"max_rounds": 0},
-            "evaluation": {
-                "chunk_size": 1000,
-                "max_new_tokens": 96,
-                "datasets": [
-                    {
-                        "format": "toolworld",
-                        "name": HELD_OUT,
-                        "domain": domain,
-                        "size": scale.num_held_out,
-                        "seed": 2_000 + seed,
-                    }
-                ],
-            },
+            "datasets": [material.pool],
+            **sections,
         }
     )
 

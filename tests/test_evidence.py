@@ -13,7 +13,7 @@ from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.doubts import RULES, run_doubt_cell
 from evidence.page import write_page
 from evidence.policies import POLICIES, questions, run_policy_cell
-from evidence.trainings import run_training_cell
+from evidence.trainings import run_training_cell, tool_world
 from toolrefine.config import FileDataset
 from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
@@ -64,6 +64,11 @@ def write_all(results: Path) -> None:
             ("draft", *POLICIES, "calibrated", "constrained decoding", "vote of 3 samples", "best of 5 samples"),
         ),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
+        (
+            "real-labels",
+            ("real data, 20%",),
+            ("base", "plain SFT", "iteration 1", "labels checked", "labels checked and scored", "oracle"),
+        ),
         ("bases", ("llama-1.7M",), ("base", "plain SFT", "iteration 1", "iteration 2", "unsuspected", "oracle")),
         ("refined-bases", ("llama-1.7M",), ("draft", *POLICIES, "constrained decoding")),
     ):
@@ -102,6 +107,9 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     assert "| nano, qwen3-1.7M | base |" in text
     assert "| foundry, 20% | labels checked |" in text
     assert "| llama-1.7M | base |" in text
+    assert "| real data, 20% | base |" in text
+    assert "| real data, 20% | labels checked |" in text
+    assert "| real data, 20% | labels checked and scored | 3 of 12 |" in text
     assert "| suspected where | suspects | precision, % | 95 % | recall, % | 95 % | of a tool, % | of b, % |" in text
     assert "| half of them agree | 10 | 40.0 | 21.9 to 61.3 | 34.8 | 18.8 to 55.1 | 88.9 | 0.0 |" in text
     assert text.index("| 0% | base |") < text.index("| 20% | base |")
@@ -156,7 +164,8 @@ def test_every_cell_of_a_study_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
-    settings = {"study": "noise", "condition": "20%", "domain": "observatory", "noise": 0.5, "seed": 0, "scale": TINY}
+    material = tool_world("observatory", 0.5, 0, TINY)
+    settings = {"study": "noise", "condition": "20%", "material": material, "seed": 0, "scale": TINY}
     cell = run_training_cell(tmp_path, **settings)
     assert run_training_cell(tmp_path, **settings) == cell
     assert {arm.name for arm in cell.arms} - {"all labels first"} == set(ARMS)
