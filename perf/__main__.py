@@ -128,13 +128,6 @@ def options(_: argparse.Namespace) -> list[Row]:
     return option_rows(Task(shape="nano", num_prompts=128, max_new_tokens=96, min_prompt_tokens=1), rounds=5)
 
 
-def memory(_: argparse.Namespace) -> list[Row]:
-    from perf.options import memory_row
-    from perf.sampling import Task
-
-    return [memory_row(Task(shape="nano", num_prompts=256, max_new_tokens=64, max_batch_rows=512))]
-
-
 def sft(_: argparse.Namespace) -> list[Row]:
     from perf.sft import packing_row, sft_row
 
@@ -183,7 +176,6 @@ GROUPS: dict[str, Group] = {
     "refinement": refinement,
     "judging": judging,
     "options": options,
-    "memory": memory,
     "sft": sft,
     "iteration": iteration,
     "bfcl": bfcl,

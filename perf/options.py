@@ -1,11 +1,10 @@
-"""Rows: what options of the engine, of the rollouts and of refinement cost, and what it saves to keep freed memory."""
+"""Rows: what options of the engine, of the rollouts and of refinement cost."""
 
 from __future__ import annotations
 
 from functools import partial
-from unittest.mock import patch
 
-from perf.harness import Facts, Row, Work, compare, make_row, measure
+from perf.harness import Facts, Row, Work, make_row, measure
 from perf.sampling import Task, make_engine
 from toolrefine.config import PromptConfig, RefinementConfig, RolloutConfig
 from toolrefine.engines import SamplingParams
@@ -24,14 +23,6 @@ def constrained_side(task: Task, constrain: bool) -> Work:
         return {"tokens": sum(completion.num_tokens for group in groups for completion in group)}
 
     return work
-
-
-def memory_side(task: Task, keep: bool) -> Work:
-    """Greedy answers, where freed memory is kept, or given back to the kernel."""
-    if keep:
-        return constrained_side(task, constrain=False)
-    with patch("toolrefine.engines.transformers.keep_freed_memory"):
-        return constrained_side(task, constrain=False)
 
 
 def scored_side(task: Task, score_labels: bool) -> Work:
@@ -75,10 +66,3 @@ def option_rows(task: Task, *, rounds: int = 3) -> list[Row]:
         make_row(f"labels scored, {task.shape}, k={task.k}: not scored", scored, unscored, note=f"{where}, {unsolved}"),
         make_row(f"tools shuffled, {task.shape}: in the same order", shuffled, alike, note=f"{where}, {others}"),
     ]
-
-
-def memory_row(task: Task) -> Row:
-    """Freed memory given back to the kernel over the same kept."""
-    note = f"{task.num_prompts} greedy answers of {task.shape}, {task.max_batch_rows} at once"
-    keep, give_back = (partial(memory_side, task, keep) for keep in (True, False))
-    return compare("freed memory kept: given back", keep, give_back, note=note)

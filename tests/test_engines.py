@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -464,49 +461,3 @@ def test_a_server_that_cannot_score_is_a_request_error(
         with pytest.raises(RequestError, match="prompt_logprobs"):
             engine.score([to_prompt(samples[0])], [answer])
         engine.close()
-
-
-KEEPING = """
-import platform, resource, sys
-import torch
-from toolrefine.engines.allocation import give_back, keep_freed_memory
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1])
-
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-    keep_freed_memory()
-for number in range(20):
-    torch.zeros(48 * 2**20, dtype=torch.uint8)
-    if number == 9:
-        before = faults()
-missed = faults() - before
-held = resident()
-give_back()
-print(platform.libc_ver()[0], missed, held - resident())
-"""
-
-
-@pytest.mark.parametrize(("mode", "variable"), [("keep", ""), ("keep", "MALLOC_ARENA_MAX"), ("leave", "")])
-def test_freed_memory_is_kept_until_it_is_given_back(mode: str, variable: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    ran = subprocess.run(
-        [sys.executable, "-c", KEEPING, mode],
-        env=environment | ({variable: "8"} if variable else {}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    libc, missed, given_back = ran.stdout.split()
-    if libc != "glibc":
-        pytest.skip(f"{libc}: no glibc")
-    pages = 48 * 2**20 // os.sysconf("SC_PAGE_SIZE")
-    if mode == "keep" and not variable:
-        assert int(missed) < pages
-        assert int(given_back) >= pages * 0.9
-    else:
-        assert int(missed) >= pages

@@ -132,10 +132,6 @@ def test_labels_are_scored_behind_the_same_completions() -> None:
     assert timed(options.scored_side(TASK, True))["facts"] == timed(options.scored_side(TASK, False))["facts"]
 
 
-def test_answers_are_the_same_in_memory_that_is_kept() -> None:
-    assert timed(options.memory_side(TASK, True))["facts"] == timed(options.memory_side(TASK, False))["facts"]
-
-
 @pytest.mark.parametrize("constrain", [True, False])
 def test_greedy_answers_are_timed_with_their_tokens(constrain: bool) -> None:
     assert timed(options.constrained_side(TASK, constrain))["facts"]["tokens"] >= TASK.num_prompts

@@ -14,7 +14,6 @@ import torch
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import NO_ROOM, Accept, Follow, SamplingParams
-from toolrefine.engines.allocation import give_back, keep_freed_memory
 from toolrefine.engines.batching import Batch, Job, Sampled
 from toolrefine.engines.constraint import Constraint
 from toolrefine.engines.decoding import make_decoder
@@ -45,8 +44,6 @@ class TransformersEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
-        if model.device.type == "cpu":
-            keep_freed_memory()
         self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         if config.constrain:
             self.constraint  # noqa: B018 - what cannot be constrained is told before any work
@@ -74,7 +71,6 @@ class TransformersEngine:
     def close(self) -> None:
         """Free the model's memory."""
         del self.model, self.decoder
-        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
