@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_model
 from fake_server import fake_server
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
-from toolrefine.engines import NO_ROOM, Accept, SamplingParams
+from toolrefine.engines import NO_ROOM, Accept, SamplingParams, attention
 from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.openai import OpenAIEngine
@@ -98,6 +101,26 @@ FAMILIES = {
 def make_model(folder: Path, family: str) -> Path:
     changes: dict[str, Any] = {"Mistral": {"sliding_window": None}, "Mamba": {"state_size": 4}}.get(family, {})
     return make_tiny_model(folder / family, family, **changes)
+
+
+@given(
+    rows=st.integers(1, 9),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 4),
+    tokens=st.integers(1, 40),
+    seed=st.integers(0, 2**32),
+)
+def test_attention_in_parts_is_that_of_the_whole(rows: int, heads: int, queries: int, tokens: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query, keys, values = (
+        torch.randn((rows, heads, *shape), generator=generator) for shape in ((queries, 8), (8, tokens), (tokens, 8))
+    )
+    lengths = torch.randint(1, tokens + 1, (rows,), generator=generator)
+    whole = attention._attend(query, keys, values, attention._bias(lengths, tokens))
+    with patch.object(attention, "CPU_SCORES", 50):
+        parts = attention._attend(query, keys, values, attention._bias(lengths, tokens))
+    for part, one in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,6 +16,10 @@ from transformers import AttentionInterface, Cache, DynamicCache
 
 ATTENTION = "toolrefine_shared_prefix"
 
+CPU_SCORES = 2**19
+"""Scores computed at once on a CPU: glibc gives freed tensors of more than 32 MiB back to the kernel, which clears
+every page for the next step anew. Small parts stay in the caches, too."""
+
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer."""
 
@@ -346,6 +350,12 @@ def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention to a part of the keys, and the logarithm of the sum of its weights, by which parts can be joined."""
+    num_scores = query.shape[:-1].numel() * keys.shape[-1]
+    if query.device.type == "cpu" and num_scores > CPU_SCORES and len(query) > 1:
+        num_parts = min(-(-num_scores // CPU_SCORES), len(query))
+        parts = zip(*(whole.tensor_split(num_parts) for whole in (query, keys, values, bias)), strict=True)
+        found = [_attend(*part) for part in parts]
+        return torch.cat([out for out, _ in found]), torch.cat([total for _, total in found])
     scores = (query @ keys).float() + bias
     weights = scores.softmax(-1)
     # The highest score has the weight exp(0) / sum.
