@@ -31,7 +31,7 @@ BASES = Path("build/bases")
 BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
 REAL_ARMS = (CHECKED, CHECKED_SCORED, ORACLE)
-"""The same."""
+"""Beside the same two."""
 BASE_POLICIES = (
     "ask, the paper's algorithm, 1 round",
     "ask, the paper's algorithm, 2 rounds",

@@ -19,9 +19,9 @@ from toolrefine.types import Completion, Sample
 
 DEV_OFFSET = 8_000
 """Rows of train.jsonl.gz that nano has seen."""
-TRAINING_OFFSET, TRAINING_SEEDS = 9_200, 3
-"""From this row on, the rest of it is shared by so many seeds, to measure what has been trained on rows before."""
 NUM_ROWS = 11_851
+TRAINING_SEEDS = 3
+"""They share the rows that nano has not seen: first a pool for each, then what is held out."""
 HELD_OUT = ("dev_seen_tools.jsonl.gz", "dev_new_tools.jsonl.gz")
 BFCL_CATEGORIES = ("non_live", "live")
 
@@ -35,12 +35,13 @@ def real_pool(folder: Path, size: int, **settings: Any) -> FileDataset:
 def real_material(folder: Path, noise: float, seed: int, scale: Scale) -> Material:
     """Other samples for each seed: to train on, a share of which have a wrong label, and held out."""
     pool = real_pool(folder, scale.num_pool, wrong_label_rate=noise, seed=seed, invalid_targets="keep")
-    size = min(scale.num_held_out, (NUM_ROWS - TRAINING_OFFSET) // TRAINING_SEEDS)
+    behind = DEV_OFFSET + TRAINING_SEEDS * scale.num_pool
+    size = min(scale.num_held_out, (NUM_ROWS - behind) // TRAINING_SEEDS)
     return Material(
         pool=pool.model_copy(update={"offset": DEV_OFFSET + seed * scale.num_pool}),
         held_out=pool.model_copy(
             update={
-                "offset": TRAINING_OFFSET + seed * size,
+                "offset": behind + seed * size,
                 "limit": size,
                 "wrong_label_rate": 0.0,
                 "invalid_targets": "quarantine",

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from perf.harness import Results, Row, describe_machine, missing_row
 from toolrefine.errors import WorkError
-from toolrefine.rundir import write_json
+from toolrefine.rundir import differences, write_json
 
 RESULTS = Path(__file__).parent / "results.json"
 GPU_RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -230,12 +230,9 @@ def read_rows(path: Path, machine: dict[str, object]) -> dict[str, Row]:
     if not path.exists():
         return {}
     results = Results.model_validate(json.loads(path.read_text()))
-    for what in machine.keys() | results.machine.keys():
-        there, here = results.machine.get(what), machine.get(what)
-        if there != here:
-            raise WorkError(
-                f"{path} was measured with {what} {there}, here it is {here}: measure all groups, or use another --out"
-            )
+    changed = [f"{key} {there}, here it is {here}" for key, there, here in differences(results.machine, machine)]
+    if changed:
+        raise WorkError(f"{path} was measured with {', with '.join(changed)}: measure all groups, or use another --out")
     return {row.name: row for row in results.rows}
 
 
