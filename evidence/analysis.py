@@ -27,6 +27,11 @@ def where_invalid(cell: Cell) -> Sequence[bool]:
     return [mark == "1" for mark in cell.facts["invalid"]]
 
 
+def where_kind(kind: str, cell: Cell) -> Sequence[bool]:
+    """Samples that ask for a kind of answer, by its initial."""
+    return [initial == kind for initial in cell.facts["kinds"]]
+
+
 @dataclass(frozen=True)
 class Group:
     """The cells of one condition, a seed each."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import jinja2
 
-from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_valid
+from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_kind, where_valid
 from evidence.cells import Arm, read_cells
 from evidence.plots import plot_compute, plot_costs, plot_growth, plot_noise
 from toolrefine.intervals import Accuracy, Paired, measure
@@ -20,16 +21,18 @@ STUDIES = ("noise", "shift", "policies", "real", "doubts", "real-labels", "bases
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
+KINDS = {"one call": "s", "several": "p", "no call": "n"}
+"""What is asked for, and its initial in a cell's facts."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = (
     "frontier",
+    "all labels first",
     "unsuspected",
     "unsuspected without refinement data",
     "labels scored",
     "labels checked and scored",
 )
 """Other ways to select, shown beside the iterations of the method."""
-MET = {True: "met", False: "**not met**"}
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -57,7 +60,8 @@ def write_page(results: Path, page: Path) -> None:
         autoescape=False,  # noqa: S701 - Markdown of our own figures
     )
     text = environment.get_template(TEMPLATE).render(
-        goals=table(("aim", "found", ""), [*training_goals(noise, shift), *policy_goals(policies)]),
+        training_aims=aim_table([*training_aims(noise, shift, real_labels)]),
+        policy_aims=policy_aims(policies),
         noise=training_tables(noise),
         noise_labels=label_table(noise),
         checked=checked_table([*noise, *shift]),
@@ -109,11 +113,28 @@ def training_tables(groups: Sequence[Group]) -> str:
                 pair = group.compare("plain SFT", name)
                 seeds = " ".join(f"{100 * each:+.1f}" for each in group.differences("plain SFT", name))
                 against = [*points(pair), seeds, f"{p_values[group.condition, name]:.2g}"]
-            rows.append(["" if number else group.condition, name, percent(accuracy), interval(accuracy), *against])
-    return table(
-        ("condition", "arm", "right, %", "95 %", "against plain SFT", "95 %", "fixed / broken", "by seed", "Holm"),
-        rows,
+            split = [kind_share(group, name, kind) for kind in KINDS.values()]
+            condition = "" if number else group.condition
+            rows.append([condition, name, percent(accuracy), interval(accuracy), *against, *split])
+    columns = (
+        "condition",
+        "arm",
+        "right, %",
+        "95 %",
+        "against plain SFT",
+        "95 %",
+        "fixed / broken",
+        "by seed",
+        "Holm",
+        *(f"{kind}, %" for kind in KINDS),
     )
+    return table(columns, rows)
+
+
+def kind_share(group: Group, name: str, kind: str) -> str:
+    """How many of the samples of a kind an arm gets right; empty where there are none."""
+    found = group.accuracy(name, partial(where_kind, kind))
+    return percent(found) if found.n else ""
 
 
 def points(pair: Paired) -> list[str]:
@@ -284,22 +305,67 @@ def policy_table(group: Group) -> str:
     return table(columns, rows)
 
 
-def training_goals(noise: Sequence[Group], shift: Sequence[Group]) -> Iterator[list[str]]:
-    """The aims of the first two studies, for the method as the paper has it and for variants of it."""
-    for group in noise:
-        for name in those_of(group, (last_iteration(group), *OTHER_SELECTIONS)):
-            if group.condition == GOAL_NOISE:
-                aim = f"20 % wrong labels, {name}: at least 7 points above plain SFT"
-                yield goal(aim, group, "plain SFT", name, 0.07)
-                yield goal(f"20 % wrong labels, {name}: within 1 point of the oracle", group, "oracle", name, -0.01)
-            elif group.condition == GOAL_CLEAN:
-                aim = f"no wrong labels, {name}: at most 0.5 points below plain SFT"
-                yield goal(aim, group, "plain SFT", name, -0.005)
+@dataclass(frozen=True)
+class Aim:
+    """What the arms of a condition are to be above a rival by, at least."""
+
+    text: str
+    group: Group
+    rival: str
+    at_least: float
+
+
+def training_aims(noise: Sequence[Group], shift: Sequence[Group], real: Sequence[Group]) -> Iterator[Aim]:
+    """The aims of the studies that train."""
+    conditions = {group.condition: group for group in noise}
+    if clean := conditions.get(GOAL_CLEAN):
+        yield Aim("observatory, no wrong labels: at most 0.5 points below plain SFT", clean, "plain SFT", -0.005)
+    if noisy := conditions.get(GOAL_NOISE):
+        yield from noise_aims(f"observatory, {GOAL_NOISE}", noisy)
+    for group in real:
+        yield from noise_aims(group.condition, group)
     for group in shift:
-        for name in those_of(group, (last_iteration(group), "all labels first", *OTHER_SELECTIONS[1:])):
-            where = f"{group.condition} wrong labels, {name}"
-            yield goal(f"{where}: at least 15 points above the base", group, "base", name, 0.15)
-            yield goal(f"{where}: not behind plain SFT", group, "plain SFT", name, 0.0)
+        where = f"{group.condition} wrong labels"
+        yield Aim(f"{where}: at least 15 points above the base", group, "base", 0.15)
+        yield Aim(f"{where}: not behind plain SFT", group, "plain SFT", 0.0)
+
+
+def noise_aims(where: str, group: Group) -> Iterator[Aim]:
+    """The aims where a fifth of the labels is wrong."""
+    yield Aim(f"{where} wrong labels: at least 7 points above plain SFT", group, "plain SFT", 0.07)
+    yield Aim(f"{where} wrong labels: within 1 point of the oracle", group, "oracle", -0.01)
+
+
+def aim_table(aims: Sequence[Aim]) -> str:
+    """What each way to select is ahead of the rival by, an aim a line; empty where there is none."""
+    if not aims:
+        return ""
+    arms = [
+        name
+        for name in (last_iteration(aims[0].group), *OTHER_SELECTIONS)
+        if any(name in aim.group.arm_names for aim in aims)
+    ]
+    rows = [
+        [
+            aim.text,
+            f"{sum(len(cell.arms[0].verdicts) for cell in aim.group.cells):,}",
+            *(against_aim(aim, name) if name in aim.group.arm_names else "" for name in arms),
+        ]
+        for aim in aims
+    ]
+    return table(("aim", "n", *arms), rows)
+
+
+def against_aim(aim: Aim, name: str) -> str:
+    """A cell of the table of aims."""
+    pair = aim.group.compare(aim.rival, name)
+    return judged(pair, pair.difference >= aim.at_least)
+
+
+def judged(pair: Paired, met: bool) -> str:
+    """A difference with its interval, bold where it is what was aimed at."""
+    figure = f"{100 * pair.difference:+.1f}"
+    return f"{f'**{figure}**' if met else figure} ({interval(pair)})"
 
 
 def those_of(group: Group, names: Sequence[str]) -> list[str]:
@@ -312,30 +378,15 @@ def last_iteration(group: Group) -> str:
     return max(name for name in group.arm_names if name.startswith("iteration "))
 
 
-def goal(aim: str, group: Group, before: str, after: str, at_least: float) -> list[str]:
-    """A line of the table of aims."""
-    pair = group.compare(before, after)
-    return [aim, f"{100 * pair.difference:+.1f} ({interval(pair)}), n = {pair.n:,}", MET[pair.difference >= at_least]]
-
-
-def policy_goals(groups: Sequence[Group]) -> Iterator[list[str]]:
-    """The aims of the third study, for the calibrated policy."""
+def policy_aims(groups: Sequence[Group]) -> str:
+    """The calibrated policy of each condition and the aims of the third study; empty where there is none."""
+    if not groups:
+        return ""
+    rows = []
     for group in groups:
-        where = f"{group.condition}: the calibrated policy"
         pair = group.compare("draft", "calibrated")
-        cost = group.mean("calibrated", calls)
-        broken = pair.broken / pair.n
-        yield [
-            f"{where} at least 3 points above the drafts, 1.5 calls and 0.1 % broken at most",
-            f"{100 * pair.difference:+.1f} ({interval(pair)}), {cost:.2f} calls, {100 * broken:.2f} % broken",
-            MET[pair.difference >= 0.03 and cost <= 1.5 and broken <= 0.001],
-        ]
         valid = group.compare("draft", "calibrated", where_valid)
-        yield [
-            f"{where} at least 1 point above valid drafts",
-            f"{100 * valid.difference:+.1f} ({interval(valid)}), n = {valid.n:,}",
-            MET[valid.difference >= 0.01],
-        ]
+        cost, broken = group.mean("calibrated", calls), pair.broken / pair.n
         rivals = [
             name
             for name in group.arm_names
@@ -344,11 +395,27 @@ def policy_goals(groups: Sequence[Group]) -> Iterator[list[str]]:
         ]
         best = max(rivals, key=lambda name: group.accuracy(name).accuracy)
         ahead = group.compare(best, "calibrated")
-        yield [
-            f"{where} ahead of every other use of two calls at most",
-            f"{100 * ahead.difference:+.1f} ({interval(ahead)}) against *{best}*",
-            MET[ahead.difference > 0],
-        ]
+        rows.append(
+            [
+                group.condition,
+                f"{pair.n:,}",
+                judged(pair, pair.difference >= 0.03 and cost <= 1.5 and broken <= 0.001),
+                f"{cost:.2f}",
+                f"{100 * broken:.2f} %",
+                judged(valid, valid.difference >= 0.01),
+                f"{judged(ahead, ahead.difference > 0)}, *{best}*",
+            ]
+        )
+    columns = (
+        "",
+        "n",
+        "against drafts",
+        "calls",
+        "broken",
+        "on valid drafts",
+        "against the best other use of two calls",
+    )
+    return table(columns, rows)
 
 
 def calls(arm: Arm) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from toolrefine.datasets.export import write_samples
 from toolrefine.loop import load_held_out, measure, train
 from toolrefine.rundir import POOL, RunDir, evaluation_stage, open_run
 from toolrefine.summary import RunSummary, load, summarize
-from toolrefine.types import EvalItem, Record
+from toolrefine.types import EvalItem, Record, Sample
 
 HELD_OUT, ANSWERS = "held-out", "answers"
 FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refinement-data"
@@ -91,7 +91,11 @@ def run_training_cell(
     for name in others:
         facts = {} if name in (CHECKED, ORACLE) else facts_of(summarize(folder / name).iterations[-1])
         measured.append(answered(name.replace("-", " "), folder / name / ANSWERS, **facts))
-    facts = {"num_samples": found.num_samples, "num_wrong_labels": found.num_wrong_labels or 0}
+    facts = {
+        "num_samples": found.num_samples,
+        "num_wrong_labels": found.num_wrong_labels or 0,
+        "kinds": initials(load_held_out(full, RunDir(folder / FULL))[HELD_OUT]),
+    }
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(measured), facts=facts, scale=scale)
 
 
@@ -183,6 +187,11 @@ def answered(name: str, folder: Path, **facts: Any) -> Arm:
     items: list[EvalItem] = load(folder, evaluation_stage(HELD_OUT))
     tokens = sum(item.refinement.num_tokens for item in items) / len(items)
     return Arm(name=name, verdicts=marks(item.scores[0].correct for item in items), tokens=tokens, facts=facts)
+
+
+def initials(samples: Iterable[Sample]) -> str:
+    """What is asked for, a letter a sample: s for a single call, p for parallel ones, n for no call."""
+    return "".join(sample.kind[0] for sample in samples)
 
 
 def facts_of(iteration: Any) -> dict[str, Any]:

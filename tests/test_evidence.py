@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evidence.__main__ import STUDIES
-from evidence.analysis import group_cells, where_invalid, where_valid
+from evidence.analysis import Group, group_cells, where_invalid, where_valid
 from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.doubts import RULES, run_doubt_cell
-from evidence.page import write_page
+from evidence.page import aim_table, training_aims, training_tables, write_page
 from evidence.policies import POLICIES, questions, run_policy_cell
 from evidence.trainings import run_training_cell, tool_world
 from toolrefine.config import FileDataset
+from toolrefine.datasets import load_pool
 from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
 from toolrefine.intervals import paired
@@ -49,6 +50,7 @@ def made_up(study: str, condition: str, seed: int, names: tuple[str, ...], n: in
         "num_samples": 12,
         "num_wrong_labels": 2,
         "invalid": marks(rng.random() < 0.3 for _ in range(n)),
+        "kinds": "".join(rng.choice("spn") for _ in range(n)),
     }
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=TINY)
 
@@ -120,6 +122,32 @@ def test_a_page_can_be_written_before_anything_has_been_run(tmp_path: Path) -> N
     assert "nothing has been run" in (tmp_path / "evidence.md").read_text()
 
 
+def trained(condition: str, kinds: str = "ssnn", **verdicts: str) -> Group:
+    arms = tuple(Arm(name=name.replace("_", " "), verdicts=marks) for name, marks in verdicts.items())
+    facts = {"kinds": kinds}
+    return Group(condition, (Cell(study="s", condition=condition, seed=0, arms=arms, facts=facts, scale=TINY),))
+
+
+def test_an_aim_is_bold_where_it_is_met() -> None:
+    arms = {"base": "0000", "plain_SFT": "0110", "iteration_1": "1010", "oracle": "1110", "frontier": "1110"}
+    text = aim_table([*training_aims([trained("20%", **arms)], [trained("foundry, 20%", **arms)], [])])
+    assert text.splitlines()[0] == "| aim | n | iteration 1 | frontier |"
+    seven, oracle, base, behind = (line.split(" | ") for line in text.splitlines()[2:])
+    assert [row[1] for row in (seven, oracle, base, behind)] == ["4"] * 4
+    iteration = [row[2].split(" (")[0] for row in (seven, oracle, base, behind)]
+    assert iteration == ["+0.0", "-25.0", "**+50.0**", "**+0.0**"]
+    assert [row[3].split(" (")[0] for row in (seven, oracle)] == ["**+25.0**", "**+0.0**"]
+
+
+def test_accuracy_is_told_for_each_kind_that_occurs() -> None:
+    text = training_tables([trained("c", plain_SFT="0110", base="1100")])
+    assert text.splitlines()[0].endswith("| one call, % | several, % | no call, % |")
+    assert [line.split(" | ")[-3:] for line in text.splitlines()[2:]] == [
+        ["50.0", "", "50.0 |"],
+        ["100.0", "", "0.0 |"],
+    ]
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=20), st.integers(1, 3))
 def test_seeds_are_pooled_sample_by_sample(verdicts: list[tuple[bool, bool, bool]], num_seeds: int) -> None:
     draft, other, invalid = (list(column) for column in zip(*verdicts, strict=True))
@@ -170,6 +198,7 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     assert run_training_cell(tmp_path, **settings) == cell
     assert {arm.name for arm in cell.arms} - {"all labels first"} == set(ARMS)
     assert all(len(arm.verdicts) == TINY.num_held_out for arm in cell.arms)
+    assert cell.facts["kinds"] == "".join(sample.kind[0] for sample in load_pool([material.held_out]))
     samples = list(generate("observatory", 16, 5))
     policies = run_policy_cell(
         tmp_path,
