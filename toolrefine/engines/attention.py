@@ -17,8 +17,8 @@ from transformers import AttentionInterface, Cache, DynamicCache
 ATTENTION = "toolrefine_shared_prefix"
 
 CPU_SCORES = 2**20
-"""Scores computed at once on a CPU. From twice as many on, glibc gives the freed memory back to the kernel, which clears
-every page for the next step anew; smaller parts cost more calls."""
+"""Scores computed at once on a CPU. From twice as many on, glibc gives the freed memory back to the kernel, which
+clears every page for the next step anew; smaller parts cost more calls."""
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer."""
