@@ -153,7 +153,7 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     """The benchmark of a config: a public one, or a file of samples.
 
     Raises:
-        RequestError: it cannot be read, or a category is unknown.
+        RequestError: there is none, it cannot be read, or a category is unknown.
     """
     from toolrefine.benchmarks import BENCHMARKS, open_benchmark
     from toolrefine.benchmarks.samples import SampleBenchmark
@@ -163,6 +163,11 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     if config.benchmark in BENCHMARKS:
         return open_benchmark(
             config.benchmark, Path(config.data) if config.data else None, config.mode, config.categories
+        )
+    if config.format != "toolworld" and not config.benchmark.startswith("hub:") and not Path(config.benchmark).exists():
+        raise ConfigError(
+            f"{config.benchmark}: no such file, and no benchmark, which are {', '.join(BENCHMARKS)}; a domain of "
+            "the tool world needs --format toolworld"
         )
     if config.categories:
         raise ConfigError(f"--categories: {config.benchmark} is a file of samples and has none")
