@@ -18,7 +18,7 @@ from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.doubts import run_doubt_cell
 from evidence.policies import Questions, Samples, questions, run_policy_cell
 from evidence.real import TRAINING_SEEDS, bfcl_questions, real_dev, real_held_out, real_material, real_pool
-from evidence.trainings import CHECKED, CHECKED_SCORED, FULL, ORACLE, UNSUSPECTED, run_training_cell, tool_world
+from evidence.trainings import CHECKED, CHECKED_SCORED, FULL, ORACLE, SCORED, UNSUSPECTED, run_training_cell, tool_world
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
@@ -30,8 +30,8 @@ REAL_DATA = Path("../shared/data")
 BASES = Path("build/bases")
 BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
-REAL_ARMS = (CHECKED, CHECKED_SCORED, ORACLE)
-"""Beside the same two."""
+REAL_ARMS = {0.2: (CHECKED, CHECKED_SCORED, ORACLE), 0.0: (SCORED,)}
+"""Beside the same two, by the share of labels made wrong."""
 BASE_POLICIES = (
     "ask, the paper's algorithm, 1 round",
     "ask, the paper's algorithm, 2 rounds",
@@ -172,20 +172,21 @@ def doubt_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
 
 
 def real_label_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
-    """4: training on real data, with wrong labels planted."""
-    for seed in seeds[:TRAINING_SEEDS] if REAL_DATA.exists() else ():
-        yield (
-            f"real-20-{seed}",
-            partial(
-                run_training_cell,
-                study=study,
-                condition="real data, 20%",
-                material=real_material(REAL_DATA, 0.2, seed, scale),
-                seed=seed,
-                scale=scale,
-                arms=REAL_ARMS,
-            ),
-        )
+    """4: training on real data, with wrong labels planted, and as it is."""
+    for rate, arms in REAL_ARMS.items() if REAL_DATA.exists() else ():
+        for seed in seeds[:TRAINING_SEEDS]:
+            yield (
+                training_name("real", rate, seed),
+                partial(
+                    run_training_cell,
+                    study=study,
+                    condition=f"real data, {rate:.0%}",
+                    material=real_material(REAL_DATA, rate, seed, scale),
+                    seed=seed,
+                    scale=scale,
+                    arms=arms,
+                ),
+            )
 
 
 def policy_work(

@@ -317,23 +317,24 @@ class Aim:
 
 def training_aims(noise: Sequence[Group], shift: Sequence[Group], real: Sequence[Group]) -> Iterator[Aim]:
     """The aims of the studies that train."""
-    conditions = {group.condition: group for group in noise}
-    if clean := conditions.get(GOAL_CLEAN):
-        yield Aim("observatory, no wrong labels: at most 0.5 points below plain SFT", clean, "plain SFT", -0.005)
-    if noisy := conditions.get(GOAL_NOISE):
-        yield from noise_aims(f"observatory, {GOAL_NOISE}", noisy)
+    for group in noise:
+        if group.condition in (GOAL_NOISE, GOAL_CLEAN):
+            yield from label_aims(f"observatory, {group.condition}", group)
     for group in real:
-        yield from noise_aims(group.condition, group)
+        yield from label_aims(group.condition, group)
     for group in shift:
         where = f"{group.condition} wrong labels"
         yield Aim(f"{where}: at least 15 points above the base", group, "base", 0.15)
         yield Aim(f"{where}: not behind plain SFT", group, "plain SFT", 0.0)
 
 
-def noise_aims(where: str, group: Group) -> Iterator[Aim]:
-    """The aims where a fifth of the labels is wrong."""
-    yield Aim(f"{where} wrong labels: at least 7 points above plain SFT", group, "plain SFT", 0.07)
-    yield Aim(f"{where} wrong labels: within 1 point of the oracle", group, "oracle", -0.01)
+def label_aims(where: str, group: Group) -> Iterator[Aim]:
+    """The aims where a fifth of the labels is wrong, for which there is an oracle, and where none is."""
+    if "oracle" in group.arm_names:
+        yield Aim(f"{where} wrong labels: at least 7 points above plain SFT", group, "plain SFT", 0.07)
+        yield Aim(f"{where} wrong labels: within 1 point of the oracle", group, "oracle", -0.01)
+    else:
+        yield Aim(f"{where} wrong labels: at most 0.5 points below plain SFT", group, "plain SFT", -0.005)
 
 
 def aim_table(aims: Sequence[Aim]) -> str:

@@ -164,7 +164,7 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     }
     yield SCORED, alone.model_copy(update=doubting)
     pool = load(folder / FULL, POOL)
-    right = [sample for sample in pool if sample.meta["label"] == "ok"]
+    right = [sample for sample in pool if sample.meta.get("label", "ok") == "ok"]
     if len(right) == len(pool):
         return  # nothing to check, and plain SFT is the oracle
     plain = {
