@@ -219,7 +219,7 @@ def checked_table(groups: Sequence[Group]) -> str:
         [group.condition, rival, *points(pair), f"{pair.n:,}"]
         for group in groups
         if name in group.arm_names
-        for rival in those_of(group, rivals)
+        for rival in (last_iteration(group), *those_of(group, rivals))
         for pair in [group.compare(rival, name)]
     ]
     return table(("condition", "against", "points", "95 %", "fixed / broken", "n"), rows) if rows else ""
