@@ -28,8 +28,8 @@ def where_invalid(cell: Cell) -> Sequence[bool]:
 
 
 def where_kind(kind: str, cell: Cell) -> Sequence[bool]:
-    """Samples that ask for a kind of answer, by its initial."""
-    return [initial == kind for initial in cell.facts["kinds"]]
+    """Samples that ask for a kind of answer."""
+    return [initial == kind[0] for initial in cell.facts["kinds"]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jinja2
 from evidence.analysis import Group, Where, corrected, group_cells, where_invalid, where_kind, where_valid
 from evidence.cells import Arm, read_cells
 from evidence.plots import plot_compute, plot_costs, plot_growth, plot_noise
+from toolrefine.benchmarks.samples import KINDS
 from toolrefine.intervals import Accuracy, Paired, measure
 from toolrefine.scoreboard import interval, percent
 
@@ -21,8 +22,6 @@ STUDIES = ("noise", "shift", "policies", "real", "doubts", "real-labels", "bases
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
-KINDS = {"one call": "s", "several": "p", "no call": "n"}
-"""What is asked for, and its initial in a cell's facts."""
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = (
     "frontier",
@@ -113,7 +112,7 @@ def training_tables(groups: Sequence[Group]) -> str:
                 pair = group.compare("plain SFT", name)
                 seeds = " ".join(f"{100 * each:+.1f}" for each in group.differences("plain SFT", name))
                 against = [*points(pair), seeds, f"{p_values[group.condition, name]:.2g}"]
-            split = [kind_share(group, name, kind) for kind in KINDS.values()]
+            split = [kind_share(group, name, kind) for kind in KINDS]
             condition = "" if number else group.condition
             rows.append([condition, name, percent(accuracy), interval(accuracy), *against, *split])
     columns = (
@@ -126,7 +125,7 @@ def training_tables(groups: Sequence[Group]) -> str:
         "fixed / broken",
         "by seed",
         "Holm",
-        *(f"{kind}, %" for kind in KINDS),
+        *(f"{kind.replace('_', ' ')}, %" for kind in KINDS),
     )
     return table(columns, rows)
 
@@ -349,7 +348,7 @@ def aim_table(aims: Sequence[Aim]) -> str:
     rows = [
         [
             aim.text,
-            f"{sum(len(cell.arms[0].verdicts) for cell in aim.group.cells):,}",
+            f"{aim.group.accuracy(aim.rival).n:,}",
             *(against_aim(aim, name) if name in aim.group.arm_names else "" for name in arms),
         ]
         for aim in aims

@@ -74,13 +74,13 @@ def run_training_cell(
     full = build_full(model, material, seed, scale)
     with open_run(folder / FULL, full) as run:
         train(full, run)
-    found = summarize(folder / FULL)
+    found, held_out = summarize(folder / FULL), load_held_out(full, RunDir(folder / FULL))
     others = {name: config for name, config in build_others(full, folder, found) if name in arms}
     for name, config in others.items():
         with open_run(folder / name, config) as run:
             share_stages(folder / FULL, full, run.path, config)
             trained = train(config, run)
-            measure(trained, full, run.folder(ANSWERS), load_held_out(full, RunDir(folder / FULL)))
+            measure(trained, full, run.folder(ANSWERS), held_out)
     measured = [
         answered("base", folder / FULL / "iterations/000"),
         answered("plain SFT", folder / FULL / "baseline"),
@@ -94,7 +94,7 @@ def run_training_cell(
     facts = {
         "num_samples": found.num_samples,
         "num_wrong_labels": found.num_wrong_labels or 0,
-        "kinds": initials(load_held_out(full, RunDir(folder / FULL))[HELD_OUT]),
+        "kinds": initials(held_out[HELD_OUT]),
     }
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(measured), facts=facts, scale=scale)
 

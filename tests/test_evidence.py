@@ -141,7 +141,7 @@ def test_an_aim_is_bold_where_it_is_met() -> None:
 
 def test_accuracy_is_told_for_each_kind_that_occurs() -> None:
     text = training_tables([trained("c", plain_SFT="0110", base="1100")])
-    assert text.splitlines()[0].endswith("| one call, % | several, % | no call, % |")
+    assert text.splitlines()[0].endswith("| single, % | parallel, % | no call, % |")
     assert [line.split(" | ")[-3:] for line in text.splitlines()[2:]] == [
         ["50.0", "", "50.0 |"],
         ["100.0", "", "0.0 |"],
