@@ -115,9 +115,10 @@ def test_a_list_in_another_encoding_is_a_data_error(tmp_path: Path) -> None:
         list(read_file(path))
 
 
-def test_missing_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="no such file"):
-        list(read_file(tmp_path / "rows.jsonl"))
+        list(read_file(tmp_path / name))
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ def test_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows", "rows.gz", "rows.parquet.gz"])
 def test_other_kinds_of_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"not a \.json, \.jsonl"):
         list(read_file(tmp_path / name))
 

@@ -82,6 +82,8 @@ def read_file(path: Path) -> Iterator[Row]:
         return
     suffix = path.name.removesuffix(".gz").rpartition(".")[2]
     if suffix not in ("json", "jsonl"):
+        if not path.exists():
+            raise no_such_file(path)
         raise DataError(
             f"{path}: not a .json, .jsonl, .json.gz, .jsonl.gz, .parquet or .arrow file; convert it to one of these"
         )
