@@ -4,15 +4,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import REAL_DATA
 from hypothesis import given
 from hypothesis import strategies as st
+from test_chat import ENDS, TEMPLATES, tokenizer_with
 from test_engines import GREEDY, SAMPLED, load, make_model
+from tokenizers import AddedToken
 
+from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, FileDataset, PromptConfig
+from toolrefine.corpus import direct_corpus
 from toolrefine.datasets import load_pool
 from toolrefine.engines import SamplingParams
+from toolrefine.engines.constraint import Constraint
 from toolrefine.engines.grammar import GRAMMARS, build_grammar
 from toolrefine.engines.openai import OpenAIEngine
 from toolrefine.engines.scoring import answer_ids
@@ -81,6 +87,28 @@ def test_log_probabilities_are_the_models_own(tiny_model: Path, samples: list[Sa
     for answer, found in zip(answers, engine.score(prompts, answers), strict=True):
         if len(answer_ids(engine.chat, answer)) == answer.num_tokens:
             assert found == pytest.approx((answer.mean_logprob or 0.0) * answer.num_tokens, abs=1e-3)
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3_1", "llama3_2"])
+def test_gold_answers_are_allowed_token_by_token(samples: list[Sample], name: str, is_special: bool) -> None:
+    template = next((path.read_text() for path in TEMPLATES if path.stem == name), None)
+    if template is None:
+        pytest.skip("needs trl's templates")
+    tokenizer = tokenizer_with(template)
+    names = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+    tags = [AddedToken(tag, special=is_special, normalized=False) for tag in names]
+    tokenizer.add_tokens(tags, special_tokens=is_special)
+    chat = Chat(tokenizer, PromptConfig(), tokenizer.convert_tokens_to_ids([*ENDS]))
+    constraint = Constraint(chat, len(tokenizer))
+    for sample in [sample for sample in samples if len(sample.target.tool_calls) == 1]:
+        for example in direct_corpus([sample], PromptConfig()):
+            ids, start = chat.example_ids(example)
+            guide = constraint.guide(sample.tools)
+            for token in ids[start:]:
+                assert guide
+                assert np.unpackbits(guide.bits, bitorder="little")[token], tokenizer.decode(ids[start:])
+                guide = guide.after(token)
 
 
 @pytest.mark.parametrize("format_name", GRAMMARS)
@@ -154,6 +182,85 @@ def test_a_grammar_is_the_schema(reader: Reader, format_name: str, arguments: di
     assert not reader.allows(grammar, wire.render([call.model_copy(update={"name": "do"})]))
 
 
+KIND = {"kind": {"enum": ["a", "b"]}}
+X = {"properties": {"x": {"type": "integer"}}, "required": ["x"]}
+Y = {"properties": {"y": {"type": "string"}}, "required": ["y"]}
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("format_name", GRAMMARS)
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (
+            {"properties": KIND, "required": ["kind"], "anyOf": [X, Y]},
+            [{"x": 1, "kind": "a"}],
+            [{"kind": "a"}, {"x": 1}],
+        ),
+        ({"properties": KIND, "oneOf": [X, Y]}, [{"x": 1}, {"y": "1", "kind": "b"}], [{}, {"x": "1"}]),
+        ({"properties": KIND, "allOf": [X, Y]}, [{"y": "1", "x": 1}], [{"x": 1}, {"x": 1, "y": "1", "kind": "c"}]),
+        (
+            {"properties": {**KIND, **X["properties"]}, "anyOf": [{"required": ["x"]}, {"required": ["kind"]}]},
+            [{"x": 1}],
+            [{}],
+        ),
+        (
+            {"anyOf": [{**X, "properties": {"kind": {"const": "a"}, **X["properties"]}}, Y]},
+            [{"kind": "a", "x": 1}],
+            [{"kind": "b", "x": 1}],
+        ),
+        ({"properties": KIND, "additionalProperties": True}, [{"more": 1}, {"kind": "a", "m": [None]}], [{"kind": 1}]),
+        ({"properties": KIND, "additionalProperties": {}}, [{"more": 1}, {"m": 1, "kind": "a"}], [{"kind": 1}]),
+        ({"properties": KIND, "additionalProperties": False}, [{"kind": "a"}, {}], [{"more": 1}]),
+        (
+            {"properties": {"p": {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "number"}}}},
+            [{"p": ["a", 1]}],
+            [],
+        ),
+    ],
+)
+def test_branches_and_further_properties(
+    reader: Reader,
+    format_name: str,
+    schema: dict[str, Any],
+    right: list[dict[str, Any]],
+    wrong: list[dict[str, Any]],
+    is_nested: bool,
+) -> None:
+    schema = {"type": "object", **schema}
+    nested = {"type": "object", "properties": {"inside": schema}, "required": ["inside"]}
+    tool = Tool(name="f", parameters=nested if is_nested else schema)
+    for arguments in (*right, *wrong):
+        call = ToolCall(name="f", arguments={"inside": arguments} if is_nested else arguments)
+        assert (find_fault(called(call), [tool]) is None) is (arguments in right)
+        text = get_format(format_name).render([call])
+        assert reader.allows(build_grammar(format_name, [tool]), text) is (arguments in right), text
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "required"),
+    [("f(x)", ["a"], []), ("f", ["a", "user id"], ["user id"]), ("f", ["a["], ["a["])],
+)
+def test_what_a_format_cannot_write_is_no_call(
+    reader: Reader, name: str, arguments: list[str], required: list[str]
+) -> None:
+    properties = {argument: {"type": "integer"} for argument in arguments}
+    odd = Tool(name=name, parameters={"type": "object", "properties": properties, "required": required})
+    plain = Tool(name="g", parameters={"type": "object", "properties": properties})
+    grammar = build_grammar("pythonic", [odd, plain])
+    assert build_grammar("pythonic", [odd]) is None
+    assert build_grammar("hermes", [odd])
+    assert reader.allows(grammar, "[g()]")
+    assert not any(reader.allows(grammar, text) for text in (f"[{name}(a=1)]", "[g(user id=1)]", "[g(a[=1)]"))
+
+
+def test_a_long_enum_is_quick_and_tools_are_compiled_once(reader: Reader) -> None:
+    zones = [f"Region/City{number}" for number in range(5_000)]
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"zone": {"type": "string", "enum": zones}}})
+    assert reader.allows(build_grammar("pythonic", [tool]), f'[f(zone="{zones[-1]}")]')
+    assert reader.constraint.guide([tool]) is reader.constraint.guide([tool])
+
+
 @given(text=st.text(st.sampled_from("f(a=1)[]{}\"'<> ,.ab"), min_size=1, max_size=12))
 @pytest.mark.parametrize("format_name", GRAMMARS)
 def test_whatever_is_allowed_has_no_fault(reader: Reader, format_name: str, text: str) -> None:
@@ -182,7 +289,8 @@ def test_whatever_is_allowed_has_no_fault(reader: Reader, format_name: str, text
 def test_any_schema_makes_a_grammar(format_name: str, schema: Any) -> None:
     import llguidance
 
-    tool = Tool(name='odd "name"\n', parameters={"type": "object", "properties": {"a": schema, 'b" \\': schema}})
+    name = "odd name" if format_name == "pythonic" else 'odd "name"\n'
+    tool = Tool(name=name, parameters={"type": "object", "properties": {"a": schema, 'b" \\': schema}})
     grammar = build_grammar(format_name, [tool])
     assert grammar
     assert not llguidance.LLMatcher.validate_grammar(grammar)

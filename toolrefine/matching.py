@@ -353,7 +353,7 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
-    is_open = bool(schema.get("additionalProperties")) or not MORE_PROPERTIES.isdisjoint(schema)
+    is_open = schema.get("additionalProperties", False) is not False or not MORE_PROPERTIES.isdisjoint(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
             return Violation("unknown_argument", f"argument {prefix + name!r} is unknown")
@@ -366,7 +366,12 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
 def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
     if not isinstance(value, list) or not isinstance(schema.get("items"), dict):
         return None
-    found = (_violation(item, schema["items"], f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
+    prefix = schema.get("prefixItems")
+    start = len(prefix) if isinstance(prefix, list) else 0
+    found = (
+        _violation(item, schema["items"], f"{where}[{index}]", depth + 1)
+        for index, item in enumerate(value[start:], start)
+    )
     return next(filter(None, found), None)
 
 

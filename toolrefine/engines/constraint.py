@@ -61,26 +61,33 @@ class Constraint:
             )
         self.format_name = chat.format.name
         self.make_matcher = llguidance.LLMatcher
-        self.specials = set(chat.tokenizer.all_special_tokens)
         try:
             self.tokenizer = from_tokenizer(chat.tokenizer, n_vocab=num_tokens, eos_token=sorted(chat.eos_ids))
         except ValueError as error:
             raise ConfigError(f"engine.constrain: not with this tokenizer: {error}") from None
+        # Qwen marks <tool_call> as no special token, but llguidance holds every added token in angle brackets for one.
+        added = chat.tokenizer.get_added_vocab()
+        self.specials = {text for text, token in added.items() if self.tokenizer.is_special_token(token)}
         self.guides: dict[str, Guide | None] = {}
 
     def guide(self, tools: Sequence[Tool]) -> Guide | None:
-        """The guide of an answer's first token; None where there are no tools, or too much of them for a grammar."""
-        grammar = build_grammar(self.format_name, tools, self.specials) if tools else None
-        if grammar is None:
-            return None
-        if grammar not in self.guides:
+        """The guide of an answer's first token; None where there are no tools, or where these do not make a grammar."""
+        key = "\n".join(tool.model_dump_json() for tool in tools)
+        if key not in self.guides:
             if len(self.guides) == MAX_GRAMMARS:
                 self.guides.clear()
-            matcher = self.make_matcher(self.tokenizer, grammar, log_level=0)
-            if matcher.is_error():
-                log.warning("engine.constrain: not for %s ...: %s", tools[0].name, matcher.get_error()[:200])
-            self.guides[grammar] = None if matcher.is_error() else Guide(matcher)
-        return self.guides[grammar]
+            self.guides[key] = self._compile(tools)
+        return self.guides[key]
+
+    def _compile(self, tools: Sequence[Tool]) -> Guide | None:
+        grammar = build_grammar(self.format_name, tools, self.specials)
+        if grammar is None:
+            return None
+        matcher = self.make_matcher(self.tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            log.warning("engine.constrain: not for %s ...: %s", tools[0].name, matcher.get_error()[:200])
+            return None
+        return Guide(matcher)
 
 
 def allowed_tokens(guides: Sequence[Guide | None], num_tokens: int, device: torch.device) -> torch.Tensor:
