@@ -97,6 +97,9 @@ def test_good_schemas_stay() -> None:
         ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
         ({"nullable": True, "enum": ["a"], "type": "string"}, {"enum": ["a", None], "type": ["string", "null"]}),
         ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"type": ["string", "integer"], "nullable": True}, {"type": ["string", "integer", "null"]}),
+        ({"const": "a", "nullable": True}, {"enum": ["a", None]}),
+        ({"anyOf": [{"type": "str"}], "nullable": True}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         ({"type": "array", "items": [{"type": "int"}]}, {"type": "array", "prefixItems": [{"type": "integer"}]}),
         ({"type": "array", "items": "str"}, {"type": "array", "items": {"type": "string"}}),
         (

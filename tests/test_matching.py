@@ -57,6 +57,16 @@ def test_strings_as_bfcl_compares_them() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", ["Celsius", "celsius", None])
+def test_a_default_is_compared_as_values_are(unit: str | None) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "unit": {"default": "celsius"}}}
+    predicted = call("f", a="x", **({"unit": unit} if unit else {}))
+    for target in (call("f", a="X"), call("f", a="X", unit="celsius"), call("f", a="X", unit="CELSIUS")):
+        tools = [Tool(name="f", parameters=schema)]
+        assert match([predicted], [target], tools, MatchingConfig(strings="bfcl")).correct
+        assert not match([predicted], [call("f", a="X", unit="kelvin")], tools, MatchingConfig(strings="bfcl")).correct
+
+
 def test_alternatives_are_right_too() -> None:
     target = [call("f", a="NYC", n=1)]
     alternatives = [{"a": ("New York", "NY"), "n": (2.0,)}]

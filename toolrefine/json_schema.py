@@ -103,10 +103,17 @@ def _says_required(schema: Any) -> bool:
 
 
 def _allow_null(schema: dict[str, Any]) -> None:
-    if isinstance(schema.get("type"), str) and schema["type"] != "null":
-        schema["type"] = [schema["type"], "null"]
+    kind = schema.get("type")
+    if isinstance(kind, str | list):
+        kinds = [kind] if isinstance(kind, str) else kind
+        schema["type"] = kind if "null" in kinds else [*kinds, "null"]
+    if "const" in schema:
+        schema.setdefault("enum", [schema.pop("const")])
     if "enum" in schema and None not in schema["enum"]:
         schema["enum"] = [*schema["enum"], None]
+    for keyword in ("anyOf", "oneOf"):
+        if schema.get(keyword):
+            schema[keyword] = [*schema[keyword], {"type": "null"}]
 
 
 def python_type(text: str, depth: int = 0) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from toolrefine.config import MatchingConfig
@@ -190,12 +190,12 @@ def _canonical(value: Any) -> Any:
 
 def _prepare(call: ToolCall, tool: Tool | None, config: MatchingConfig) -> ToolCall:
     """The call without arguments that equal their defaults, its strings normalised where the config says so."""
-    properties = _properties(tool)
+    properties, normalise = _properties(tool), _NORMALISERS[config.strings]
     arguments = {
-        name: value for name, value in call.arguments.items() if not _equals_default(value, properties.get(name))
+        name: value
+        for name, value in zip(call.arguments, map(normalise, call.arguments.values()), strict=True)
+        if not _equals_default(value, properties.get(name), normalise)
     }
-    if config.strings == "bfcl":
-        arguments = {name: _normalise(value) for name, value in arguments.items()}
     return ToolCall.model_construct(name=call.name, arguments=arguments)
 
 
@@ -206,10 +206,12 @@ def _properties(tool: Tool | None) -> dict[str, Any]:
 
 def _accepted(alternatives: Mapping[str, Sequence[Any]], tool: Tool | None, config: MatchingConfig) -> Accepted:
     """Keys of the alternative values; None stands for leaving the argument out, since that is its default."""
-    properties = _properties(tool)
-    normalise = _normalise if config.strings == "bfcl" else lambda value: value
+    properties, normalise = _properties(tool), _NORMALISERS[config.strings]
     return {
-        name: {None if _equals_default(value, properties.get(name)) else _key(normalise(value)) for value in values}
+        name: {
+            None if _equals_default(value, properties.get(name), normalise) else _key(value)
+            for value in map(normalise, values)
+        }
         for name, values in alternatives.items()
     }
 
@@ -231,8 +233,13 @@ def _normalise(value: Any) -> Any:
             return value
 
 
-def _equals_default(value: Any, schema: Any) -> bool:
-    return isinstance(schema, dict) and "default" in schema and _key(schema["default"]) == _key(value)
+_NORMALISERS: dict[str, Callable[[Any], Any]] = {"exact": lambda value: value, "bfcl": _normalise}
+"""By MatchingConfig.strings: what values become before they are compared."""
+
+
+def _equals_default(value: Any, schema: Any, normalise: Callable[[Any], Any]) -> bool:
+    """Whether a normalised value is the default of its schema."""
+    return isinstance(schema, dict) and "default" in schema and _key(normalise(schema["default"])) == _key(value)
 
 
 def _unmatched(calls: Sequence[ToolCall], others: Sequence[ToolCall]) -> list[ToolCall]:
