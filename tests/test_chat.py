@@ -11,11 +11,13 @@ import pytest
 
 from toolrefine.chat import EXAMPLE_CALLS, Chat
 from toolrefine.config import PromptConfig
+from toolrefine.engines.scoring import scored_ids
 from toolrefine.errors import ExampleError, TemplateError
 from toolrefine.formats import FORMATS
 from toolrefine.matching import canonical_key
 from toolrefine.models import load_tokenizer
-from toolrefine.types import Checkpoint, Example, Message, Tool, ToolCall
+from toolrefine.training.trainer import tokenize
+from toolrefine.types import Checkpoint, Example, Message, Prompt, Tool, ToolCall
 
 TRL = importlib.util.find_spec("trl")
 TEMPLATES = sorted((Path(TRL.origin).parent / "chat_templates").glob("*.jinja")) if TRL and TRL.origin else []
@@ -132,9 +134,39 @@ def test_templates_that_trl_ships(path: Path) -> None:
     for messages, target in CONVERSATIONS.values():
         try:
             check(chat, messages, target)
-        except TemplateError as error:
+        except ExampleError as error:
+            assert target is TWO
             assert "refuses this conversation" in str(error)
             assert "single tool-calls" in str(error)
+
+
+ONE_CALL_ONLY = """{{ tools | tojson }}{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' -}}
+{% if m.tool_calls | length > 1 %}{{ raise_exception('single tool-calls only') }}{% endif -%}
+{% for c in m.tool_calls or [] -%}
+{{ '{"name": "' + c.function.name + '", "parameters": ' }}{{ c.function.arguments | tojson }}{{ '}' }}
+{%- endfor %}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+def test_a_draft_that_the_template_refuses_stands_as_text() -> None:
+    chat = chat_with(ONE_CALL_ONLY)
+    check(chat, (USER, TWO, CHECK), ONE)
+    assert chat.format.render(TWO.tool_calls) in chat.prompt_text((USER, TWO, CHECK), TOOLS)
+    for messages, target in (
+        ((USER,), TWO),
+        ((USER, TWO, RESULT), REPLY),
+        ((USER, TWO, RESULT, REPLY, USER, TWO), ONE),
+    ):
+        with pytest.raises(ExampleError, match="refuses this conversation: single tool-calls only"):
+            chat.example_ids(example(messages, target))
+
+
+def test_a_turn_that_the_template_refuses_has_no_likelihood_and_is_left_out_of_training() -> None:
+    chat = chat_with(ONE_CALL_ONLY)
+    prompt = Prompt(id="p", messages=(USER,), tools=TOOLS)
+    assert scored_ids(chat, prompt, TWO) is None
+    assert scored_ids(chat, prompt, ONE)
+    assert len(tokenize([example((USER,), TWO), example((USER,), ONE), example((USER, TWO, CHECK), ONE)], chat)) == 2
 
 
 def check_as_text(template: str) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from toolrefine.config import PromptConfig
@@ -235,6 +236,28 @@ class Chat:
         return self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False).startswith(prompt)
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:
+        """The conversation through the template.
+
+        A draft whose calls the template refuses, such as Llama's where they are several, stands in it as text.
+        """
+        try:
+            return self._write(messages, tools, add_generation_prompt)
+        except ExampleError:
+            written = self._with_drafts_as_text(messages)
+            if written == [*messages]:
+                raise
+            return self._write(written, tools, add_generation_prompt)
+
+    def _with_drafts_as_text(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation with the calls of a turn that the user answers, not their results, in the wire format."""
+        return [
+            Message(role="assistant", content=self._turn_text(turn))
+            if turn.tool_calls and following and following.role == "user"
+            else turn
+            for turn, following in zip_longest(messages, messages[1:])
+        ]
+
+    def _write(self, messages: Sequence[Message], tools: Sequence[Tool], add_generation_prompt: bool) -> str:
         if self.config.style == "system":
             turns, functions = self._as_text(messages, tools), None
         else:
@@ -249,7 +272,7 @@ class Chat:
                 **self.config.template_kwargs,
             )
         except Exception as error:  # a template may raise whatever it likes
-            raise TemplateError(
+            raise ExampleError(
                 f"the chat template refuses this conversation: {error}; if it cannot say it, use prompt.style=system"
             ) from error
         return text
@@ -263,12 +286,16 @@ class Chat:
             role = "user" if message.role == "tool" else message.role
             content = f"Tool result: {message.content}" if message.role == "tool" else message.content
             if message.tool_calls:
-                content = "\n".join(filter(None, (content, self.format.render(message.tool_calls))))
+                content = self._turn_text(message)
             if turns and turns[-1]["role"] == role:
                 turns[-1]["content"] += f"\n\n{content}"
             else:
                 turns.append({"role": role, "content": content})
         return turns
+
+    def _turn_text(self, turn: Message) -> str:
+        """A turn with calls as text."""
+        return "\n".join(filter(None, (turn.content, self.format.render(turn.tool_calls))))
 
     def _end_of_turn(self, ids: Sequence[int]) -> int | None:
         """Where the first end-of-turn token is."""
