@@ -22,14 +22,15 @@ from transformers.utils.import_utils import is_serve_available
 from typer.testing import CliRunner
 
 from toolrefine.cli import app
-from toolrefine.config import EngineConfig, PromptConfig, RolloutConfig
+from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, RolloutConfig
 from toolrefine.engines import SamplingParams, open_engine, wave_sizes
 from toolrefine.engines.openai import OpenAIEngine
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.errors import ConfigError, RequestError, RunDirError, WorkError
+from toolrefine.evaluate import evaluate
 from toolrefine.rollout import rollout, to_prompt
 from toolrefine.rundir import ROLLOUTS, RunDir
-from toolrefine.types import Checkpoint, Completion, Message, Outcome, Prompt, Sample
+from toolrefine.types import Checkpoint, Completion, EvalItem, Message, Outcome, Prompt, Sample
 
 PARAMS = SamplingParams(temperature=0.7, top_p=0.9, max_new_tokens=32, seed=4)
 NANO = Checkpoint(model="nano")
@@ -290,9 +291,6 @@ def test_answers_are_for_the_same_question_alone(tmp_path: Path, samples: list[S
             assert [len(group) for group in engine.sample(prompts, n, params)] == [n] * len(prompts)
             return len(server.bodies)
 
-        def kept() -> int:
-            return len((tmp_path / "answers").read_text().splitlines())
-
         assert num_asked(load(url, **changes), prompts) == 6
         assert num_asked(load(url, **changes), prompts) == 0
         assert num_asked(load(url, **changes), prompts, n=1) == 0
@@ -301,8 +299,30 @@ def test_answers_are_for_the_same_question_alone(tmp_path: Path, samples: list[S
         assert num_asked(load(url, Checkpoint(model="nano", iteration=1), **changes), prompts) == 6
         changed = prompts[0].model_copy(update={"messages": prompts[1].messages})
         assert num_asked(load(url, **changes), [changed]) == 2
-        assert kept() == 2  # other questions: whoever asked the earlier ones has gone on
+        load(url, **changes).forget()
         assert num_asked(load(url, **changes), prompts[1:]) == 4
+
+
+@pytest.mark.parametrize("how", ["ask", "resample"])
+def test_refinement_that_fails_asks_for_the_rest_alone(tmp_path: Path, samples: list[Sample], how: Any) -> None:
+    settings = RefinementConfig(max_rounds=2, how=how, accept="valid")
+
+    def run() -> list[list[EvalItem]]:
+        engine = load(url, concurrency=1, answers=str(tmp_path / "answers"))
+        return [*evaluate(0, 4, engine, samples[:4], settings, PromptConfig(), max_new_tokens=40)]
+
+    with fake_server(text_of=said_by_seed) as (server, url):
+        whole = run()
+        num_asked = len(server.bodies)
+        for _ in range(2):
+            server.bodies.clear()
+            server.fault_of = lambda body: 403 if len(server.bodies) >= 5 else None
+            with pytest.raises(RequestError):
+                run()
+        server.bodies.clear()
+        server.fault_of = lambda body: None
+        assert run() == whole
+    assert len(server.bodies) == num_asked - 10
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path: Path, samples: list[Sample]) -> None:

@@ -72,6 +72,7 @@ def answer(
 
         answer_all(engine, [player.rounds for player in players], params, then)
         yield [player.result() for player in players]
+        engine.forget()
 
 
 class Player:
@@ -134,6 +135,7 @@ def sample(
             )
             for task, group in zip(chunk, engine.sample(prompts, n, params), strict=True)
         ]
+        engine.forget()
 
 
 def vote(completions: Sequence[Completion]) -> int:

@@ -36,3 +36,4 @@ def evaluate(
             )
             for sample, answered in zip(chunk, refinements, strict=True)
         ]
+        engine.forget()

@@ -58,6 +58,7 @@ def rollout(
                 log.warning("labels are not scored, and doubted by the completions' agreement alone: %s", error)
                 can_score = False
         yield groups
+        engine.forget()
 
 
 def with_doubts(

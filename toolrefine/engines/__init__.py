@@ -69,6 +69,10 @@ class Engine(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Drop what is remembered of calls for the case that they fail: their answers are kept elsewhere by now."""
+        ...
+
     def close(self) -> None:
         """Give back memory and processes."""
         ...
@@ -94,6 +98,11 @@ class LazyEngine:
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
         """See Engine."""
         return self._loaded().score(prompts, answers)
+
+    def forget(self) -> None:
+        """See Engine."""
+        if self.engine is not None:
+            self.engine.forget()
 
     def close(self) -> None:
         """See Engine."""

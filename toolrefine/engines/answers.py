@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from toolrefine.engines import SamplingParams
@@ -27,8 +26,7 @@ class ServerAnswer(Record):
 class Answers:
     """Completions by key and index, in memory and in a JSONL file where a path is given.
 
-    Whoever asked for them may lose them before they are written elsewhere, so they stay until a call asks for other
-    prompts.
+    Whoever asked for them may lose them before they are written elsewhere, so they stay until they are cleared.
     """
 
     def __init__(self, path: str, *conditions: Record) -> None:
@@ -48,12 +46,11 @@ class Answers:
             for answer in read_records(self.path, ServerAnswer):
                 self._known[answer.key][answer.index] = answer.completion
 
-    def begin(self, prompts: Sequence[Prompt], params: SamplingParams) -> None:
-        """Start a call: unless it repeats the last one, that one's answers are dropped."""
-        if not any(self.key(prompt, params) in self._known for prompt in prompts):
-            self._known.clear()
-            if self.path is not None:
-                self.path.unlink(missing_ok=True)
+    def clear(self) -> None:
+        """Drop all completions, and the file."""
+        self._known.clear()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
     def key(self, prompt: Prompt, params: SamplingParams) -> str:
         """The key of a prompt's completions."""

@@ -67,6 +67,10 @@ class RememberingEngine:
             self.scores.update(zip(new, scores, strict=True))
         return [self.scores[key] for key in keys]
 
+    def forget(self) -> None:
+        """See Engine: that of the engine behind; what is remembered here stays."""
+        self.engine.forget()
+
     def close(self) -> None:
         """See Engine."""
         self.engine.close()

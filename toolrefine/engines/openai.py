@@ -126,6 +126,10 @@ class OpenAIEngine:
         url = f"{config.base_url.rstrip('/').removesuffix('/v1')}/v1"
         return cls(chat, config, url, served_name(url, checkpoint, config), answers)
 
+    def forget(self) -> None:
+        """See Engine."""
+        self.answers.clear()
+
     def close(self) -> None:
         """Close the connections, and stop the server if this engine has started it."""
         self.client.close()
@@ -160,7 +164,6 @@ class OpenAIEngine:
                 if any(solved):
                     break
 
-        self.answers.begin(prompts, params)
         self._run([waves(place) for place in range(len(prompts))], params)
         return groups
 
@@ -177,7 +180,6 @@ class OpenAIEngine:
                 chains[place].append(known[0])
                 prompt = follow(place, chains[place])
 
-        self.answers.begin(prompts, params)
         self._run([waves(place) for place in range(len(prompts))], params)
         return chains
 

@@ -54,6 +54,9 @@ class ScriptedEngine:
         """See Engine."""
         return [self.logprob(prompt, self._text(each)) for prompt, each in zip(prompts, answers, strict=True)]
 
+    def forget(self) -> None:
+        """See Engine: nothing is remembered."""
+
     def close(self) -> None:
         """See Engine."""
 

@@ -68,6 +68,9 @@ class TransformersEngine:
         """Keeps answers to their tools."""
         return Constraint(self.chat, self.model.get_output_embeddings().weight.shape[0])
 
+    def forget(self) -> None:
+        """See Engine: nothing is remembered."""
+
     def close(self) -> None:
         """Free the model's memory."""
         del self.model, self.decoder
