@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
 from toolrefine.engines import NO_ROOM, Accept, SamplingParams, attention
+from toolrefine.engines.attention import Beginnings, Prefix
 from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.openai import OpenAIEngine
@@ -419,6 +420,27 @@ def test_scores_are_those_of_a_full_forward(tmp_path: Path, samples: list[Sample
         expected = sum(logprobs[len(ids) + place - 1, token].item() for place, token in enumerate(answer))
         assert found == pytest.approx(expected, abs=1e-4)
     assert answer_ids(engine.chat, other_end)[-1] == engine.tokenizer.eos_token_id
+
+
+def test_beginnings_keep_to_their_memory_while_answers_are_scored(
+    tiny_model: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Counting(Beginnings):
+        def __init__(self, known: Sequence[Prefix], nums_shared: Sequence[int]) -> None:
+            super().__init__(known, nums_shared)
+            sizes.append(sum(each.nbytes for layer in self.layers for each in layer))
+
+    monkeypatch.setattr("toolrefine.engines.prefill.Beginnings", Counting)
+    pairs = [(to_prompt(sample), sample.target) for sample in samples for _ in range(2)]
+    prompts, turns = zip(*pairs, strict=True)
+    whole = load(tiny_model).score(prompts, turns)
+    most = max(sizes) // 3
+    sizes.clear()
+    assert load(tiny_model, prefix_cache_gb=2 * most / 2**30).score(prompts, turns) == pytest.approx(whole, abs=1e-3)
+    assert max(sizes) <= most
+    assert load(tiny_model, prefix_cache_gb=0.0).score(prompts, turns) == pytest.approx(whole, abs=1e-3)
 
 
 def test_a_score_is_what_sampling_has_told(tiny_model: Path, samples: list[Sample]) -> None:

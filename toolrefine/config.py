@@ -124,7 +124,8 @@ class EngineConfig(Record):
     max_batch_rows: int = Field(default=128, ge=1)
     """Completions worked on at once."""
     prefix_cache_gb: float = Field(default=4.0, ge=0.0)
-    """Memory for the keys and values of the prompts worked on at once; there is room for one prompt always."""
+    """Memory for the keys and values of the prompts worked on at once, when answers are scored, too; there is room for
+    one prompt always."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
     base_url: str = ""

@@ -230,13 +230,12 @@ class Rules:
 
     def _members(self, schema: dict[str, Any], keys: Keys, depth: int) -> str:
         listed = schema.get("properties")
-        has_list = isinstance(listed, dict)
-        properties = {name: each for name, each in listed.items() if keys.can_write(name)} if has_list else {}
+        properties = {} if not isinstance(listed, dict) else {key: listed[key] for key in listed if keys.can_write(key)}
         required = required_names(schema)
         names = [*required, *(name for name in properties if name not in required)][:MAX_PROPERTIES]
         members = [self.rule(f"{keys.write(name)} {self.value(properties[name], depth + 1)}") for name in names]
         other = ""
-        if not has_list or may_have_more(schema):
+        if not isinstance(listed, dict) or may_have_more(schema):
             more = "any" if "patternProperties" in schema else self.value(schema.get("additionalProperties"), depth + 1)
             other = self.rule(f"{keys.write_other(self._all_but(properties, keys))} {more}")
         if not members:

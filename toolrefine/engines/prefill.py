@@ -35,12 +35,15 @@ class Family(NamedTuple):
 
 
 @torch.inference_mode()
-def logprobs_of(model: Any, decoder: Any, given: Sequence[Given]) -> list[float]:
-    """The summed natural log-probability of each answer, in float32; what sequences begin with is computed once."""
+def logprobs_of(model: Any, decoder: Any, given: Sequence[Given], max_bytes: float) -> list[float]:
+    """The summed natural log-probability of each answer, in float32; what sequences begin with is computed once.
+
+    The keys and values of what they begin with take at most max_bytes, but those of one sequence always.
+    """
     if not given:
         return []
     if isinstance(decoder, SharedPrefixDecoder):
-        return _score_families(model, given)
+        return _score_families(model, given, int(max_bytes // decoder.slot_bytes(1)))
     # Padding could leave its mark in a state that is more than keys and values.
     max_tokens = PREFILL_TOKENS[model.device.type] if decoder is not None else 0
     scores: list[float] = []
@@ -49,25 +52,35 @@ def logprobs_of(model: Any, decoder: Any, given: Sequence[Given]) -> list[float]
     return scores
 
 
-def _score_families(model: Any, given: Sequence[Given]) -> list[float]:
+def _score_families(model: Any, given: Sequence[Given], most_kept: int) -> list[float]:
+    """most_kept is how many tokens' keys and values may be in memory: of beginnings half, of their copies half."""
     scores = [0.0] * len(given)
     found = list(families(given))
     heads = [given[each.members[0]].ids[: each.num_shared] for each in found]
     max_tokens = PREFILL_TOKENS[model.device.type]
     done = 0
-    for part in parts(heads, max_tokens):
+    for part in parts(heads, min(max_tokens, most_kept // 2)):
         owners: list[tuple[int, Prefix]] = []
         for family, prefix in zip(found[done : done + len(part)], _prefill(model, part), strict=True):
             owners += [(member, prefix) for member in family.members]
         done += len(part)
-        start = 0
-        for rests in parts([given[member].ids[len(prefix.ids) :] for member, prefix in owners], max_tokens):
-            of_part = owners[start : start + len(rests)]
-            start += len(rests)
-            values = _score_behind(model, [given[member] for member, _ in of_part], [prefix for _, prefix in of_part])
-            for (member, _), value in zip(of_part, values, strict=True):
+        for places in _together(given, owners, max_tokens, most_kept // 2):
+            values = _score_behind(model, [given[member] for member, _ in places], [prefix for _, prefix in places])
+            for (member, _), value in zip(places, values, strict=True):
                 scores[member] = value
     return scores
+
+
+def _together(
+    given: Sequence[Given], owners: Sequence[tuple[int, Prefix]], max_tokens: int, most_copied: int
+) -> Iterator[Sequence[tuple[int, Prefix]]]:
+    """Runs of neighbours that, padded, have at most max_tokens behind their beginnings, and most_copied in these."""
+    start = 0
+    for copies in parts([prefix.ids for _, prefix in owners], most_copied):
+        of_copies = owners[start : start + len(copies)]
+        for rests in parts([given[member].ids[len(prefix.ids) :] for member, prefix in of_copies], max_tokens):
+            yield owners[start : start + len(rests)]
+            start += len(rests)
 
 
 def families(given: Sequence[Given]) -> Iterator[Family]:

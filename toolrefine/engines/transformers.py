@@ -124,13 +124,14 @@ class TransformersEngine:
         scores = [0.0] * len(prompts)
         given: dict[int, Given] = {}
         for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            found = scored_ids(self.chat, prompt, answer)
-            if found is None or sum(map(len, found)) > self.max_positions:
+            ids = scored_ids(self.chat, prompt, answer)
+            if ids is None or sum(map(len, ids)) > self.max_positions:
                 scores[place] = -math.inf
-            elif found[1]:
-                head, tail = found
+            elif ids[1]:
+                head, tail = ids
                 given[place] = Given(head + tail, len(head))
-        for place, score in zip(given, logprobs_of(self.model, self.decoder, [*given.values()]), strict=True):
+        found = logprobs_of(self.model, self.decoder, [*given.values()], self._max_bytes)
+        for place, score in zip(given, found, strict=True):
             scores[place] = score
         return scores
 
@@ -156,9 +157,12 @@ class TransformersEngine:
         if self.decoder is None:
             generate(self.model, jobs, params, self.eos_ids, self.config.max_batch_rows)
             return
-        max_bytes = self.config.prefix_cache_gb * 2**30
-        batch = Batch(self.decoder, params, self.eos_ids, self.config.max_batch_rows, max_bytes)
+        batch = Batch(self.decoder, params, self.eos_ids, self.config.max_batch_rows, self._max_bytes)
         batch.run(sorted(jobs, key=lambda job: -len(job.ids)))
+
+    @property
+    def _max_bytes(self) -> float:
+        return self.config.prefix_cache_gb * 2**30
 
     def _complete(self, prompt: Prompt, wave: list[Sampled]) -> list[Completion]:
         """Completions with the same tokens are decoded and parsed once."""
