@@ -18,6 +18,15 @@ def test_every_recipe_is_valid_and_starts_with_its_command(path: Path) -> None:
     assert f"toolrefine train recipes/{path.name}" in path.read_text().split("\nmodel =")[0]
 
 
+def test_the_recipe_for_own_data_takes_the_keys_of_its_header() -> None:
+    plain = load_config(REPO / "recipes/own.toml", ["model=M", "datasets.0.source=my.jsonl"])
+    assert (plain.model, plain.datasets[0].source, plain.evaluation.datasets) == ("M", "my.jsonl", ())  # type: ignore[union-attr]
+    assert plain.sft.lora is not None
+    rows = ["datasets.0.offset=200", 'evaluation.datasets=[{source="my.jsonl", limit=200}]']
+    held_out = load_config(REPO / "recipes/own.toml", rows)
+    assert held_out.datasets[0].offset == held_out.evaluation.datasets[0].limit == 200  # type: ignore[union-attr]
+
+
 def test_overrides_reach_every_level(tmp_path: Path) -> None:
     overrides = ["seed=7", "rollout.k=16", "datasets.0.size=5", "model=my/model", "sft.lora.rank=4", "run=x"]
     config = load_config(REPO / "recipes/demo.toml", overrides)

@@ -76,6 +76,7 @@ class Server(BaseHTTPRequestHandler):
 
     tokenizer: Any
     has_tokenize = True
+    last_text = ""
 
     def do_GET(self) -> None:
         self._send({"data": [{"id": "nano"}]})
@@ -88,6 +89,7 @@ class Server(BaseHTTPRequestHandler):
         text = self.tokenizer.apply_chat_template(
             request["messages"], tools=request.get("tools"), tokenize=False, add_generation_prompt=True
         )
+        self.last_text = text
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if self.path == "/tokenize" and self.has_tokenize:
             self._send({"tokens": ids})
@@ -136,6 +138,62 @@ def test_the_first_difference_is_shown(server: str, monkeypatch: pytest.MonkeyPa
     text = next(finding.text for finding in diagnosis.findings if finding.check == "server: one call")
     assert ("differ from token 1 on" if has_tokenize else "tokens here and") in text
     assert TOOLS[0].name in text or not has_tokenize
+
+
+class Site(BaseHTTPRequestHandler):
+    """A server of something else, with a page of HTML for what it does not know."""
+
+    status = 404
+
+    def do_GET(self) -> None:
+        self._refuse()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._refuse()
+
+    def _refuse(self) -> None:
+        page = ("\n  <!DOCTYPE html>" + "x" * 1000 + "\n<html>\n<head>\n</head>\n</html>\n").encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_server_that_refuses_everything_says_so_once(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(Site, "status", status)
+    with HTTPServer(("127.0.0.1", 0), Site) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        diagnosis = diagnose("nano", PromptConfig(), f"http://127.0.0.1:{httpd.server_port}")
+        httpd.shutdown()
+    (finding,) = [finding for finding in diagnosis.findings if finding.check.startswith("server")]
+    assert finding.status == "error" and not diagnosis.healthy
+    assert finding.text.startswith(f"refused with {status}: <!DOCTYPE html>x")
+    assert finding.text.count("is this an OpenAI-compatible server?") == (status == 404)
+    assert "\n" not in finding.text and len(finding.text) < 300
+
+
+def test_a_refusal_of_one_conversation_stays_its_own(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Server._send
+
+    def refuse_system(self: Server, body: Any) -> None:
+        if "usage" in body and "You help" in self.last_text:
+            self.send_error(400)
+        else:
+            send(self, body)
+
+    monkeypatch.setattr(Server, "has_tokenize", False)
+    monkeypatch.setattr(Server, "_send", refuse_system)
+    diagnosis = diagnose("nano", PromptConfig(), server)
+    statuses = {finding.check: finding.status for finding in diagnosis.findings if finding.check.startswith("server")}
+    assert len(statuses) == len(CONVERSATIONS)
+    assert [check for check, status in statuses.items() if status == "error"] == [
+        "server: a system message beside the tools"
+    ]
 
 
 def test_a_server_that_is_not_there_is_one_clear_sentence() -> None:

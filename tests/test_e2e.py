@@ -100,6 +100,22 @@ def test_a_hostile_pool_loses_only_its_bad_rows(tmp_path: Path) -> None:
     assert all(entry["reason"] and entry["file"] == str(pool) for entry in quarantine)
 
 
+def test_own_data_from_a_file_to_a_measured_adapter(tmp_path: Path) -> None:
+    """The commands in the header of recipes/own.toml, on conversations as OpenAI has them."""
+    mine, pool, held_out = (tmp_path / f"{name}.jsonl" for name in ("my", "train", "held_out"))
+    convert = ["data", "convert", "observatory", str(mine), "--format", "toolworld", "--to", "openai", "--limit", "60"]
+    split = ["data", "split", str(mine), "--out-train", str(pool), "--out-held-out", str(held_out)]
+    for arguments in (convert, split):
+        subprocess.run(command(*arguments), check=True, cwd=REPO)
+    small = ["model=nano", "num_iterations=1", "sft.max_steps=2", "rollout.max_new_tokens=64"]
+    evaluation = [f'evaluation.datasets=[{{source="{held_out}"}}]', "evaluation.max_new_tokens=64"]
+    result = train("own.toml", tmp_path / "run", f"datasets.0.source={pool}", *evaluation, *small)
+    assert [arm["name"] for arm in result["arms"][::2]] == ["base", "iteration 1"]
+    assert (Path(result["model"]["adapter"]) / "adapter_model.safetensors").exists()
+    result = train("own.toml", tmp_path / "unmeasured", f"datasets.0.source={mine}", "datasets.0.limit=24", *small)
+    assert result["num_samples"] == 24 and not result["arms"]
+
+
 @pytest.mark.skipif(not REAL_DATA.exists(), reason="the real tool-calling data is not beside the checkout")
 def test_the_loop_runs_on_real_data(tmp_path: Path) -> None:
     source = REAL_DATA / "train.jsonl.gz"

@@ -182,3 +182,27 @@ def test_no_run_here(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model": "nano", "speed": 3}')
     with pytest.raises(RunDirError, match=r"speed: unknown key"):
         summarize(tmp_path)
+
+
+def test_an_ablation_is_no_run_and_says_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "lab-ablation"
+    run = build_run(folder / "full", num_iterations=1)
+    recipe = json.loads((run / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "benchmarks": []}))
+    with pytest.raises(RunDirError, match="an ablation, not a run; it is not finished") as caught:
+        summarize(folder)
+    assert str(caught.value).endswith(f"one of its runs: {run}")
+    (folder / "ablation.md").write_text("| arm |")
+    (folder / "no-refinement-data").mkdir()
+    shutil.copy(run / "config.json", folder / "no-refinement-data")
+    with pytest.raises(RunDirError) as caught:
+        summarize(folder)
+    assert f"{folder / 'ablation.md'} has its tables" in str(caught.value)
+    assert str(caught.value).endswith(f"{run}, {folder / 'no-refinement-data'}")
+    shutil.rmtree(run)
+    shutil.rmtree(folder / "no-refinement-data")
+    with pytest.raises(RunDirError, match="its runs, of which none has begun"):
+        summarize(folder)
+    (folder / "config.json").write_text('["recipe"]')
+    with pytest.raises(RunDirError, match="not a config of this version"):
+        summarize(folder)

@@ -67,6 +67,10 @@ CONVERSATIONS: dict[str, tuple[tuple[Message, ...], Message]] = {
 }
 """What a data set may hold: the conversation, and the answer to learn."""
 
+_REFUSED = "refused with"
+_NO_SUCH_PATH = tuple(f"{_REFUSED} {status}" for status in (404, 405, 501))
+_MAX_ERROR_CHARS = 200
+
 
 class Finding(Record):
     """The outcome of one check."""
@@ -164,7 +168,7 @@ def compare_with_server(chat: Chat, server: str, model: str) -> list[Finding]:
     try:
         with httpx2.Client(base_url=base, timeout=120.0) as client:
             served = _served_name(client, model)
-            return [
+            findings = [
                 _compare(client, served, chat, f"server: {name}", messages)
                 for name, (messages, _) in CONVERSATIONS.items()
             ]
@@ -173,6 +177,13 @@ def compare_with_server(chat: Chat, server: str, model: str) -> list[Finding]:
             f"server {server}: cannot be asked: {type(error).__name__}: {error}; "
             "give the URL of an OpenAI-compatible server, such as http://localhost:8000"
         ) from error
+    refusals = {finding.text for finding in findings if finding.text.startswith(_REFUSED)}
+    if len(refusals) > 1 or any(finding.text not in refusals for finding in findings):
+        return findings
+    (text,) = refusals  # every conversation, and alike: said once
+    if text.startswith(_NO_SUCH_PATH):
+        text += "; is this an OpenAI-compatible server?"
+    return [Finding(check="server: every conversation", status="error", text=text)]
 
 
 def _served_name(client: httpx2.Client, model: str) -> str:
@@ -192,7 +203,7 @@ def _compare(client: httpx2.Client, model: str, chat: Chat, check: str, messages
         return Finding(check=check, status="error" if ours != theirs else "ok", text=_difference(chat, ours, theirs))
     reply = client.post("/v1/chat/completions", json={**request, "max_tokens": 1, "temperature": 0})
     if not reply.is_success:
-        return Finding(check=check, status="error", text=f"refused with {reply.status_code}: {reply.text[:200]}")
+        return Finding(check=check, status="error", text=f"{_REFUSED} {reply.status_code}: {_first_line(reply.text)}")
     num_theirs = reply.json()["usage"]["prompt_tokens"]
     if num_theirs != len(ours):
         return Finding(
@@ -201,6 +212,11 @@ def _compare(client: httpx2.Client, model: str, chat: Chat, check: str, messages
     return Finding(
         check=check, status="ok", text=f"{num_theirs} tokens, as here; the server does not say which (no /tokenize)"
     )
+
+
+def _first_line(body: str) -> str:
+    """What is worth showing of an error's body, which may be a page of HTML."""
+    return next((line.strip()[:_MAX_ERROR_CHARS] for line in body.splitlines() if line.strip()), "no text")
 
 
 def _difference(chat: Chat, ours: Sequence[int], theirs: Sequence[int]) -> str:

@@ -339,13 +339,36 @@ def read_config(run_dir: Path) -> Config:
     """
     path = run_dir / "config.json"
     try:
-        return Config.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError:
         raise RunDirError(f"{run_dir}: no run here, {path.name} is missing; name the folder of a run") from None
     except OSError as error:
         raise RunDirError(f"{path}: not readable: {error}") from None
+    try:
+        return Config.model_validate_json(text)
     except ValidationError as error:
+        if is_ablation(text):
+            raise RunDirError(f"{run_dir}: an ablation, not a run; {what_ablation_has(run_dir)}") from None
         raise RunDirError(f"{path}: not a config of this version of toolrefine: {describe(error)}") from None
+
+
+def is_ablation(config: bytes) -> bool:
+    """Whether a config.json is that of toolrefine ablate, which holds a recipe and is none."""
+    try:
+        tree = json.loads(config)
+    except ValueError:
+        return False
+    return isinstance(tree, dict) and "recipe" in tree and "model" not in tree
+
+
+def what_ablation_has(folder: Path) -> str:
+    """Where the tables of an ablation are, and which of its folders are runs."""
+    tables = folder / "ablation.md"
+    runs = ", ".join(str(path.parent) for path in sorted(folder.glob("*/config.json")))
+    where = f"{tables} has its tables" if tables.exists() else "it is not finished, and has no tables yet"
+    return (
+        f"{where}; toolrefine show takes {f'one of its runs: {runs}' if runs else 'its runs, of which none has begun'}"
+    )
 
 
 def evaluation_names(run_dir: Path, config: Config) -> list[str]:
