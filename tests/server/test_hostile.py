@@ -134,6 +134,36 @@ def test_an_answer_is_checked_against_as_many_tools_as_can_be_read_in_time() -> 
     assert 0 < sum(bool(tool.parameters) for tool in read) < 50
 
 
+def with_many_lists(number: int) -> bytes:
+    return json.dumps(ask(tools=[tool({})])).encode().replace(b'"tools": [', b'"tools": [' + b"[], " * number)
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_refined"),
+    [
+        (with_many_lists(100), True),
+        (with_many_lists(4095), True),
+        (with_many_lists(4096), False),
+        (with_many_lists(500_000), False),
+        (json.dumps(ask(messages=[{"role": "user", "content": "x" * 2_000_000}])).encode(), True),
+    ],
+    ids=["101 tools", "4096 tools", "4097 tools", "500,001 tools", "a long text"],
+)
+def test_a_request_with_too_many_tools_is_passed_on_as_it_is(raw: bytes, is_refined: bool) -> None:
+    with served(FakeUpstream(GOOD)) as server:
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", content=raw, timeout=60)
+    assert reply.status_code == 200
+    assert ("x-toolrefine-rounds" in reply.headers) is is_refined
+    assert server.upstream.asked[0].raw == raw
+
+
+def test_what_takes_long_to_read_is_not_read() -> None:
+    raw = with_many_lists(8_000_000)
+    started = time.process_time()
+    assert read_body(raw) is None
+    assert time.process_time() - started < 0.5
+
+
 def random_schema(rng: random.Random, depth: int = 0) -> Any:
     """A schema, or what somebody who means harm takes for one."""
     kind = rng.random()

@@ -169,6 +169,12 @@ def test_what_it_cannot_give_is_refused_by_name(
     assert error["message"].startswith(param)
 
 
+def test_a_body_that_takes_long_to_read_is_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
+    with served(engine) as (url, _):
+        reply = chat(url, request_of(samples[0], metadata=[0] * 800_000))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
+
+
 def test_what_asks_for_nothing_is_not_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
     nothing = {"logprobs": False, "top_logprobs": None, "response_format": {"type": "text"}}
     with served(engine) as (url, _):

@@ -17,6 +17,12 @@ from toolrefine.types import Completion, Outcome, Tool
 MARKS = (b'"tools"', SUFFIX.encode())
 """A body without any of these needs no reading."""
 
+MAX_VALUES = 750_000
+"""Brackets, commas and colons of a body that is read, at most. Reading holds up all requests, in a thread too."""
+
+MAX_TOOLS = 4096
+"""Tools of a request that is refined, at most."""
+
 MAX_KNOWN = 16_384
 """Characters of a tool that is kept for later requests, at most."""
 
@@ -31,7 +37,12 @@ MIN_ARGUMENTS = 50
 
 
 def read_body(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object of a body, None where it is something else: the upstream then says what it thinks of it."""
+    """The JSON object of a body, None where it is something else: the upstream then says what it thinks of it.
+
+    One of more values than MAX_VALUES is not read either.
+    """
+    if holds_too_much(raw):
+        return None
     try:
         body = from_json(raw)
     except ValueError:
@@ -40,6 +51,11 @@ def read_body(raw: bytes) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     return body if isinstance(body, dict) else None
+
+
+def holds_too_much(raw: bytes) -> bool:
+    """Whether a body takes too long to read, which is not a question of its length: an image is one value."""
+    return len(raw) > MAX_VALUES and sum(map(raw.count, (b"{", b"[", b",", b":"))) > MAX_VALUES
 
 
 def without_suffix(body: dict[str, Any]) -> str | None:
@@ -70,10 +86,11 @@ class ChatRequest:
 
     @staticmethod
     def can_refine(body: dict[str, Any]) -> bool:
-        """Whether there are tools and messages of a kind that is known here, and the tools may be called."""
+        """Whether there are tools and messages of a kind that is known here, not too many, and that may be called."""
         tools, messages = body.get("tools"), body.get("messages")
         return (
             isinstance(tools, list)
+            and len(tools) <= MAX_TOOLS
             and any(map(_name_of, tools))
             and isinstance(messages, list)
             and bool(messages)

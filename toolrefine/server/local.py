@@ -21,6 +21,7 @@ from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.engines import SamplingParams
 from toolrefine.errors import RequestError, RowError, ToolrefineError
 from toolrefine.server.answers import OWN_FIELDS, call_objects
+from toolrefine.server.chat_request import MAX_VALUES, holds_too_much
 from toolrefine.server.chunks import deltas_of
 from toolrefine.server.errors import RefusalError
 from toolrefine.server.sse import DONE, event_of
@@ -122,7 +123,11 @@ class LocalModel(httpx2.AsyncBaseTransport):
         if not path.endswith("/chat/completions") or request.method != "POST":
             return _refusal(RefusalError(404, "not_found", "a model in process has /chat/completions and /models"))
         try:
-            body = json.loads(await request.aread())
+            raw = await request.aread()
+            if holds_too_much(raw):
+                message = f"the body has more than {MAX_VALUES} brackets, commas and colons; ask for less at once"
+                raise RefusalError(400, "too_many_values", message)
+            body = json.loads(raw)
             job = self._read_job(body)
             self._jobs.put(job)
             completions, num_prompt_tokens = await job.answer
