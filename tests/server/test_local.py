@@ -195,6 +195,33 @@ def test_stop_texts_end_an_answer(engine: TransformersEngine, samples: list[Samp
     assert (cut["message"]["content"], cut["finish_reason"]) == (text[:2], "stop")
 
 
+@pytest.mark.parametrize("changes", [{"tool_choice": "none"}, {"tools": None}, {"tools": []}])
+@pytest.mark.parametrize(("truncated", "finish_reason"), [(False, "stop"), (True, "length")])
+def test_calls_that_nobody_allows_are_text(
+    engine: TransformersEngine,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    truncated: bool,
+    finish_reason: str,
+) -> None:
+    sample, text = engine.sample, '[find(city="Rome")]'
+    parsed = engine.chat.parse(text, truncated)
+    drawn = {"text": text, "calls": parsed.calls, "outcome": parsed.outcome}
+    monkeypatch.setattr(engine, "sample", lambda *asked: [[sample(*asked)[0][0].model_copy(update=drawn)]])
+    with served(engine) as (url, _):
+        whole = chat(url, request_of(samples[0], **changes)).json()["choices"][0]
+        events = chat(url, request_of(samples[0], stream=True, **changes)).text.split("\n\n")
+        allowed = chat(url, request_of(samples[0])).json()["choices"][0]["message"]
+    assert whole["message"] == {"role": "assistant", "content": text}
+    assert whole["finish_reason"] == finish_reason
+    parts = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events if "choices" in event]
+    assert "".join(part["delta"].get("content") or "" for part in parts) == text
+    assert not any("tool_calls" in part["delta"] for part in parts)
+    assert parts[-1]["finish_reason"] == finish_reason
+    assert truncated or allowed["tool_calls"][0]["function"]["name"] == "find"
+
+
 def test_a_list_that_is_not_one_of_calls_is_a_fault_where_the_models_format_is_known(
     engine: TransformersEngine, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

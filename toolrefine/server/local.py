@@ -140,7 +140,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
         if any(completion.had_no_room for completion in completions):
             message = "the prompt leaves no room for an answer in the model's context; shorten it, or lower max_tokens"
             return _refusal(RefusalError(400, "context_length_exceeded", message))
-        reply = self._reply(completions, num_prompt_tokens, job.stop)
+        reply = self._reply(completions, num_prompt_tokens, job)
         if body.get("stream"):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
@@ -232,14 +232,14 @@ class LocalModel(httpx2.AsyncBaseTransport):
         for job, completions, number in zip(group, answers, num_tokens, strict=True):
             _set(job, (completions, number))
 
-    def _reply(self, completions: Sequence[Completion], num_prompt_tokens: int, stop: Sequence[str]) -> dict[str, Any]:
+    def _reply(self, completions: Sequence[Completion], num_prompt_tokens: int, job: Job) -> dict[str, Any]:
         num_tokens = sum(completion.num_tokens for completion in completions)
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.name,
-            "choices": [_choice(index, completion, stop) for index, completion in enumerate(completions)],
+            "choices": [_choice(index, completion, job) for index, completion in enumerate(completions)],
             "usage": {
                 "prompt_tokens": num_prompt_tokens,
                 "completion_tokens": num_tokens,
@@ -262,15 +262,15 @@ def _set(job: Job, answer: tuple[list[Completion], int] | Exception) -> None:
     job.loop.call_soon_threadsafe(deliver)
 
 
-def _choice(index: int, completion: Completion, stop: Sequence[str]) -> dict[str, Any]:
-    """A completion as a choice, with OWN_FIELDS."""
+def _choice(index: int, completion: Completion, job: Job) -> dict[str, Any]:
+    """A completion as a choice, with OWN_FIELDS. Where there are no tools to call, what looks like calls is text."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text}
     finish_reason = "length" if completion.outcome is Outcome.TRUNCATED else "stop"
-    if completion.outcome is Outcome.CALLS:
+    if completion.outcome is Outcome.CALLS and job.prompt.tools:
         message = {"role": "assistant", "content": None, "tool_calls": call_objects(completion.calls)}
         finish_reason = "tool_calls"
     else:
-        ends = [place for text in stop if text and (place := completion.text.find(text)) >= 0]
+        ends = [place for text in job.stop if text and (place := completion.text.find(text)) >= 0]
         if ends:
             message["content"] = completion.text[: min(ends)]
             finish_reason = "stop"
