@@ -175,6 +175,13 @@ def test_a_body_that_takes_long_to_read_is_refused(engine: TransformersEngine, s
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
 
 
+def test_a_conversation_is_as_long_as_the_context_allows(engine: TransformersEngine, samples: list[Sample]) -> None:
+    turns = [{"role": role, "content": "x"} for _ in range(300) for role in ("user", "assistant")]
+    with served(engine) as (url, _):
+        reply = chat(url, request_of(samples[0], messages=[*turns, turns[0]], tools=[], max_tokens=5))
+    assert reply.status_code == 200
+
+
 def test_what_asks_for_nothing_is_not_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
     nothing = {"logprobs": False, "top_logprobs": None, "response_format": {"type": "text"}}
     with served(engine) as (url, _):

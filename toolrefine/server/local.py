@@ -16,6 +16,7 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from toolrefine.config import EngineConfig, PromptConfig, describe
+from toolrefine.datasets.conversation import Conversation
 from toolrefine.datasets.openai import read_messages
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.engines import SamplingParams
@@ -168,7 +169,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
         param = asked.unsupported()
         if param:
             raise RefusalError(400, "unsupported", f"{param}: a model in process does not give it", param=param)
-        messages = tuple(read_messages(asked.messages).messages)
+        messages = tuple(read_messages(asked.messages, onto=Conversation(max_turns=None)).messages)
         tools = read_tools(asked.tools) if asked.tool_choice != "none" else ()
         loop = asyncio.get_running_loop()
         return Job(
