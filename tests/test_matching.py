@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -194,6 +195,43 @@ BRANCHES = {
 def test_branches_of_a_schema(arguments: dict[str, Any], hint: str | None) -> None:
     found = schema_violation([call("f", **arguments)], [Tool(name="f", parameters=BRANCHES)])
     assert found is None if hint is None else hint in (found or "")
+
+
+def alternatives(*others: Any) -> dict[str, Any]:
+    """Items that fit the last of many alternatives alone."""
+    return {"type": "array", "items": {"anyOf": [*others, {"type": "integer"}]}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"const": 0} if depth == 0 else {"anyOf": [nested(depth - 1)] * 2}
+
+
+COSTLY = {
+    "wide": (alternatives(*[{"const": 0}] * 599), [1] * 3000),
+    "nested": (alternatives(nested(12)), [1] * 3000),
+    "an enumeration": (alternatives({"enum": list(range(2, 20_000))}), [1] * 3000),
+    "lists in an enumeration": (alternatives({"enum": [[1] * 500 + [i] for i in range(500)]}), [[1] * 501] * 300),
+    "required": (alternatives({"type": "integer", "required": ["x"] * 9000}), [1] * 60_000),
+    "types": (alternatives({"type": ["string"] * 9000}), [1] * 3000),
+    "long names": (alternatives({"const": 0}), [1] * 60_000),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_what_takes_too_many_checks_is_not_checked(name: str) -> None:
+    schema, items = COSTLY[name]
+    parameter = "x" * (10_000 if name == "long names" else 1)
+    tool = Tool.model_construct(name="f", parameters={"type": "object", "properties": {parameter: schema}})
+    started = time.process_time()
+    assert schema_violation([call("f", **{parameter: [*items, "not an integer"]})], [tool]) is None
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("items", [{"type": "integer"}, {"anyOf": [{"type": "null"}, {"enum": [*range(10)]}]}])
+def test_long_arguments_are_checked_to_their_end(items: dict[str, Any]) -> None:
+    tool = Tool(name="f", parameters={"type": "object", "properties": {"a": {"type": "array", "items": items}}})
+    assert schema_violation([call("f", a=[7] * 15_000)], [tool]) is None
+    assert "'a[15000]'" in (schema_violation([call("f", a=[7] * 15_000 + ["7"])], [tool]) or "")
 
 
 @given(

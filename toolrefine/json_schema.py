@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from toolrefine.matching import schema_violation
+from toolrefine.matching import MAX_CHECKS, schema_violation
 from toolrefine.types import Tool, ToolCall
 
 _MAX_DEPTH = 64
+_MAX_DEFAULT_CHECKS = 20
+"""Of one default: a tool may have thousands."""
 _MAX_TYPE_LENGTH = 300
 _SQUARE = str.maketrans("(<)>", "[[]]")
 _TYPES = {
@@ -183,10 +185,10 @@ def arguments_schema(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def allows(schema: dict[str, Any], value: Any) -> bool:
+def allows(schema: dict[str, Any], value: Any, max_checks: int = MAX_CHECKS) -> bool:
     """Whether a value fits the schema of a parameter."""
     tool = Tool(name="tool", parameters={"type": "object", "properties": {"value": schema}})
-    return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool]) is None
+    return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool], max_checks) is None
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:
@@ -209,7 +211,7 @@ def _parameter(spec: Any) -> tuple[dict[str, Any], bool]:
         return repair_schema(spec), _is_required(spec, "")
     schema = python_type(split_outside_brackets(text, ",")[0])
     schema |= repair_schema({key: value for key, value in spec.items() if key != "type"})
-    if "default" in schema and not allows(schema, schema["default"]):
+    if "default" in schema and not allows(schema, schema["default"], _MAX_DEFAULT_CHECKS):
         del schema["default"]
     return schema, _is_required(spec, text)
 

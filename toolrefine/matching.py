@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from toolrefine.config import MatchingConfig
 from toolrefine.types import Completion, Outcome, Reason, Sample, Score, Tool, ToolCall, ViolationKind
 
 _MAX_SCHEMA_DEPTH = 64
+
+MAX_CHECKS = 50_000
+"""Checks of a value against a schema, at most, for all calls of an answer together. A thousand alternatives tried on
+each item of a long list would take minutes; no schema that is meant comes near."""
 
 _BFCL = str.maketrans("'", '"', " ,./-_*^")
 
@@ -130,27 +135,55 @@ class Violation(NamedTuple):
     """One sentence."""
 
 
-def find_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> Violation | None:
+class _Found(NamedTuple):
+    """A violation whose sentence is written once it is wanted: most are of alternatives, another of which fits."""
+
+    kind: ViolationKind
+    tell: Callable[[], str]
+
+
+class _TooManyChecksError(Exception):
+    """More than there may be."""
+
+
+class _Work:
+    """What may still be checked."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, amount: int) -> None:
+        """Count what takes as long as so many checks."""
+        self.left -= amount
+        if self.left < 0:
+            raise _TooManyChecksError
+
+
+def find_violation(calls: Sequence[ToolCall], tools: Sequence[Tool], max_checks: int = MAX_CHECKS) -> Violation | None:
     """Find the first way in which calls break the schemas of their tools, or None.
 
     Checked are tool names, required and unknown arguments, type, enum, const, properties, items, anyOf, oneOf and
     allOf. Keywords and types that JSON Schema does not know, references, and schemas that are none are passed over.
     Unlike in JSON Schema, where properties are listed an unlisted one is unknown unless additionalProperties allows
-    it.
+    it. What is beyond max_checks is not checked.
     """
     by_name = {tool.name: tool for tool in tools}
+    work = _Work(max_checks)
     for call in calls:
         if call.name not in by_name:
             return Violation("unknown_tool", f"There is no tool {call.name!r}.")
-        found = _violation(call.arguments, by_name[call.name].parameters, "", depth=0)
+        try:
+            found = _violation(call.arguments, by_name[call.name].parameters, "", 0, work)
+        except _TooManyChecksError:
+            continue
         if found:
-            return Violation(found.kind, f"{call.name}: {found.text}.")
+            return Violation(found.kind, f"{call.name}: {found.tell()}.")
     return None
 
 
-def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str | None:
+def schema_violation(calls: Sequence[ToolCall], tools: Sequence[Tool], max_checks: int = MAX_CHECKS) -> str | None:
     """The sentence of find_violation."""
-    found = find_violation(calls, tools)
+    found = find_violation(calls, tools, max_checks)
     return found.text if found else None
 
 
@@ -328,75 +361,94 @@ def type_name(value: Any) -> str:
             return "null"
 
 
-def _violation(value: Any, schema: Any, where: str, depth: int) -> Violation | None:
+def _violation(value: Any, schema: Any, where: str, depth: int, work: _Work) -> _Found | None:
     """Return the first way in which a value breaks a schema. where is the path to the value, empty for arguments."""
     if not isinstance(schema, dict) or depth > _MAX_SCHEMA_DEPTH:
+        work.spend(1)
         return None
+    work.spend(1 + (len(schema) + len(where)) // 16)
     what = f"argument {where!r}" if where else "the arguments object"
     wanted = schema.get("type")
     types = [name for name in (wanted if isinstance(wanted, list) else [wanted]) if isinstance(name, str)]
+    work.spend(len(types) // 4)
     if types and all(name in _JSON_TYPES for name in types) and not any(has_type(value, name) for name in types):
-        return Violation("wrong_type", f"{what} must be of type {' or '.join(types)}, not {type_name(value)}")
+        return _Found("wrong_type", lambda: f"{what} must be of type {' or '.join(types)}, not {type_name(value)}")
     choices = schema.get("enum")
-    if isinstance(choices, list) and _key(value) not in map(_key, choices):
-        return Violation("outside_enum", f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}")
-    if "const" in schema and _key(value) != _key(schema["const"]):
-        return Violation("outside_enum", f"{what} must be {_shorten(schema['const'])}, not {_shorten(value)}")
+    if isinstance(choices, list):
+        work.spend(len(choices) * _size(value) // 16)
+        if not any(_equal(value, choice) for choice in choices):
+            return _Found("outside_enum", lambda: f"{what} must be one of {_shorten(choices)}, not {_shorten(value)}")
+    if "const" in schema:
+        work.spend(_size(value) // 16)
+        if not _equal(value, schema["const"]):
+            return _Found("outside_enum", lambda: f"{what} must be {_shorten(schema['const'])}, not {_shorten(value)}")
     return (
-        _object_violation(value, schema, where, depth)
-        or _array_violation(value, schema, where, depth)
-        or _branch_violation(value, schema, where, depth)
+        _object_violation(value, schema, where, depth, work)
+        or _array_violation(value, schema, where, depth, work)
+        or _branch_violation(value, schema, where, depth, work)
     )
 
 
-def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
+def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int, work: _Work) -> _Found | None:
     if not isinstance(value, dict):
         return None
     prefix = f"{where}." if where else ""
     required = schema.get("required")
-    for name in required if isinstance(required, list) else []:
+    required = required if isinstance(required, list) else []
+    work.spend(len(required) // 8)
+    for name in required:
         if isinstance(name, str) and name not in value:
-            return Violation("missing_argument", f"required argument {prefix + name!r} is missing")
+            return _Found("missing_argument", partial("required argument {!r} is missing".format, prefix + name))
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
     is_open = schema.get("additionalProperties", False) is not False or not MORE_PROPERTIES.isdisjoint(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
-            return Violation("unknown_argument", f"argument {prefix + name!r} is unknown")
-        found = _violation(item, properties.get(name), prefix + name, depth + 1)
+            return _Found("unknown_argument", partial("argument {!r} is unknown".format, prefix + name))
+        found = _violation(item, properties.get(name), prefix + name, depth + 1, work)
         if found:
             return found
     return None
 
 
-def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
+def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int, work: _Work) -> _Found | None:
     if not isinstance(value, list) or not isinstance(schema.get("items"), dict):
         return None
-    prefix = schema.get("prefixItems")
+    items, prefix = schema["items"], schema.get("prefixItems")
     start = len(prefix) if isinstance(prefix, list) else 0
     found = (
-        _violation(item, schema["items"], f"{where}[{index}]", depth + 1)
-        for index, item in enumerate(value[start:], start)
+        _violation(item, items, f"{where}[{index}]", depth + 1, work) for index, item in enumerate(value[start:], start)
     )
     return next(filter(None, found), None)
 
 
-def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int) -> Violation | None:
+def _branch_violation(value: Any, schema: dict[str, Any], where: str, depth: int, work: _Work) -> _Found | None:
     """Check allOf, anyOf and oneOf. oneOf is read as anyOf: that only one branch fits says nothing about a call."""
     for keyword in ("allOf", "anyOf", "oneOf"):
         branches = schema.get(keyword)
         if not isinstance(branches, list):
             continue
-        # One branch need not list the properties of the others.
-        found = [
-            _violation(value, {"additionalProperties": True} | branch, where, depth + 1)
-            for branch in branches
-            if isinstance(branch, dict)
-        ]
-        if found and (any(found) if keyword == "allOf" else all(found)):
-            return next(filter(None, found))
+        first = None
+        for branch in branches:
+            if not isinstance(branch, dict):
+                continue
+            # One branch need not list the properties of the others.
+            found = _violation(value, {"additionalProperties": True} | branch, where, depth + 1, work)
+            first = first or found
+            if (found is None) is (keyword != "allOf"):  # that decides it
+                first = found
+                break
+        if first:
+            return first
     return None
+
+
+def _size(value: Any) -> int:
+    """How many values there are in a value."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_size, value.values()))
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
 
 
 def has_type(value: Any, name: str) -> bool:

@@ -6,15 +6,30 @@ import json
 import math
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
-from fake_upstream import BAD, BROKEN, GOOD, TEXT, FakeUpstream, answer, ask, call, http, served
+from fake_upstream import (
+    BAD,
+    BROKEN,
+    GOOD,
+    TEXT,
+    FakeUpstream,
+    answer,
+    ask,
+    call,
+    choice,
+    completion,
+    http,
+    served,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from toolrefine.config import PromptConfig, RefinementConfig
+from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.engines import NO_ROOM
 from toolrefine.server.answers import read_answer, read_text
 from toolrefine.server.chat_request import ChatRequest, read_body
@@ -71,13 +86,82 @@ def test_tools_that_mean_harm_take_bounded_time(name: str) -> None:
     assert server.upstream.asked[0].body["tools"] == LARGE[name]
 
 
-@pytest.mark.parametrize("name", ["2 ** 14 alternatives", "an enumeration of 100,000", "100,000 properties"])
-def test_a_schema_too_large_for_its_arguments_is_not_checked(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("2 ** 14 alternatives", "unchanged"),  # its fault is found
+        ("an enumeration of 100,000", "gated"),
+        ("100,000 properties", "gated"),
+    ],
+)
+def test_a_schema_too_large_for_its_arguments_is_not_checked(name: str, reason: str) -> None:
     with served(FakeUpstream(answer(call(arguments=LONG_ARGUMENTS)))) as server:
         started = time.monotonic()
         reply = httpx2.post(f"{server.url}/v1/chat/completions", json=ask(tools=LARGE[name]), timeout=60)
         assert time.monotonic() - started < 10
-    assert reply.headers["x-toolrefine-stop-reason"] == "gated"
+    assert reply.headers["x-toolrefine-stop-reason"] == reason
+
+
+def test_a_request_that_takes_long_to_check_holds_up_no_other() -> None:
+    schema = {"type": "array", "items": {"anyOf": [{"const": 0}] * 599 + [{}]}}
+    drafts = [choice(call(arguments={"city": [1] * 3000}), index=index) for index in range(25)]
+    with served(FakeUpstream(http(completion(*drafts)))) as server, ThreadPoolExecutor(1) as pool:
+        body = ask(tools=[tool(with_city(schema))])
+        asked = pool.submit(httpx2.post, f"{server.url}/v1/chat/completions", json=body, timeout=120)
+        longest = 0.0
+        while not asked.done():
+            started = time.monotonic()
+            assert httpx2.get(f"{server.url}/health", timeout=60).status_code == 200
+            longest = max(longest, time.monotonic() - started)
+        assert asked.result().status_code == 200
+    assert longest < 2
+
+
+def test_defaults_of_a_tool_take_bounded_time() -> None:
+    items = {"anyOf": [{"const": 0}] * 40 + [{}]}
+    parameters = {str(number): {"type": "array", "items": items, "default": [1] * 200} for number in range(350)}
+    started = time.process_time()
+    assert len(read_tools([tool(parameters)])[0].parameters["properties"]) == 350
+    assert time.process_time() - started < 2
+
+
+def test_an_answer_is_checked_against_as_many_tools_as_can_be_read_in_time() -> None:
+    names = [f"tool_{number}" for number in range(100)]
+    tools = [tool(with_city({"enum": ["Rome"] * 3000}), name) for name in names]
+    calls = tuple(ToolCall(name=name, arguments={}) for name in names)
+    read = ChatRequest(ask(tools=tools)).tools_of([NO_ROOM.model_copy(update={"calls": calls})])
+    assert [tool.name for tool in read] == names
+    assert 0 < sum(bool(tool.parameters) for tool in read) < 50
+
+
+def with_many_lists(number: int) -> bytes:
+    return json.dumps(ask(tools=[tool({})])).encode().replace(b'"tools": [', b'"tools": [' + b"[], " * number)
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_refined"),
+    [
+        (with_many_lists(100), True),
+        (with_many_lists(4095), True),
+        (with_many_lists(4096), False),
+        (with_many_lists(500_000), False),
+        (json.dumps(ask(messages=[{"role": "user", "content": "x" * 2_000_000}])).encode(), True),
+    ],
+    ids=["101 tools", "4096 tools", "4097 tools", "500,001 tools", "a long text"],
+)
+def test_a_request_with_too_many_tools_is_passed_on_as_it_is(raw: bytes, is_refined: bool) -> None:
+    with served(FakeUpstream(GOOD)) as server:
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", content=raw, timeout=60)
+    assert reply.status_code == 200
+    assert ("x-toolrefine-rounds" in reply.headers) is is_refined
+    assert server.upstream.asked[0].raw == raw
+
+
+def test_what_takes_long_to_read_is_not_read() -> None:
+    raw = with_many_lists(8_000_000)
+    started = time.process_time()
+    assert read_body(raw) is None
+    assert time.process_time() - started < 0.5
 
 
 def random_schema(rng: random.Random, depth: int = 0) -> Any:

@@ -169,6 +169,19 @@ def test_what_it_cannot_give_is_refused_by_name(
     assert error["message"].startswith(param)
 
 
+def test_a_body_that_takes_long_to_read_is_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
+    with served(engine) as (url, _):
+        reply = chat(url, request_of(samples[0], metadata=[0] * 800_000))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
+
+
+def test_a_conversation_is_as_long_as_the_context_allows(engine: TransformersEngine, samples: list[Sample]) -> None:
+    turns = [{"role": role, "content": "x"} for _ in range(300) for role in ("user", "assistant")]
+    with served(engine) as (url, _):
+        reply = chat(url, request_of(samples[0], messages=[*turns, turns[0]], tools=[], max_tokens=5))
+    assert reply.status_code == 200
+
+
 def test_what_asks_for_nothing_is_not_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
     nothing = {"logprobs": False, "top_logprobs": None, "response_format": {"type": "text"}}
     with served(engine) as (url, _):
@@ -187,6 +200,33 @@ def test_stop_texts_end_an_answer(engine: TransformersEngine, samples: list[Samp
         assert len(text) > 2
         cut = chat(url, {**plain, "stop": text[2:4]}).json()["choices"][0]
     assert (cut["message"]["content"], cut["finish_reason"]) == (text[:2], "stop")
+
+
+@pytest.mark.parametrize("changes", [{"tool_choice": "none"}, {"tools": None}, {"tools": []}])
+@pytest.mark.parametrize(("truncated", "finish_reason"), [(False, "stop"), (True, "length")])
+def test_calls_that_nobody_allows_are_text(
+    engine: TransformersEngine,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    truncated: bool,
+    finish_reason: str,
+) -> None:
+    sample, text = engine.sample, '[find(city="Rome")]'
+    parsed = engine.chat.parse(text, truncated)
+    drawn = {"text": text, "calls": parsed.calls, "outcome": parsed.outcome}
+    monkeypatch.setattr(engine, "sample", lambda *asked: [[sample(*asked)[0][0].model_copy(update=drawn)]])
+    with served(engine) as (url, _):
+        whole = chat(url, request_of(samples[0], **changes)).json()["choices"][0]
+        events = chat(url, request_of(samples[0], stream=True, **changes)).text.split("\n\n")
+        allowed = chat(url, request_of(samples[0])).json()["choices"][0]["message"]
+    assert whole["message"] == {"role": "assistant", "content": text}
+    assert whole["finish_reason"] == finish_reason
+    parts = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events if "choices" in event]
+    assert "".join(part["delta"].get("content") or "" for part in parts) == text
+    assert not any("tool_calls" in part["delta"] for part in parts)
+    assert parts[-1]["finish_reason"] == finish_reason
+    assert truncated or allowed["tool_calls"][0]["function"]["name"] == "find"
 
 
 def test_a_list_that_is_not_one_of_calls_is_a_fault_where_the_models_format_is_known(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -15,6 +17,7 @@ from fake_upstream import (
     TEXT,
     TOOL,
     Answer,
+    Asked,
     FakeUpstream,
     Served,
     answer,
@@ -25,6 +28,8 @@ from fake_upstream import (
     http,
     served,
 )
+
+from toolrefine.server.upstream import MAX_MODELS, Upstream
 
 ROME = {"city": "Rome"}
 PARIS = answer(call(arguments={"city": "Paris"}))
@@ -206,6 +211,46 @@ def test_an_upstream_without_logprobs_is_asked_without() -> None:
         replies = [chat(server, ask()) for _ in range(2)]
     assert [reply.status_code for reply in replies] == [200, 200]
     assert upstream.num_asked == 3 + 2
+
+
+def test_a_model_without_logprobs_takes_them_from_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    unsure = answer(call(arguments=ROME), logprobs={"content": [{"token": "x", "logprob": -2.0}]})
+
+    def behave(asked: Asked) -> bytes:
+        if not asked.body.get("logprobs"):
+            return GOOD
+        return http(b"{}", 400) if asked.body["model"] == "reasoner" else unsure
+
+    upstream = FakeUpstream(GOOD)
+    upstream.behave = behave
+    with served(upstream, "refinement.when='uncertain'") as server:
+        for model, rounds in [("m", "1"), ("reasoner", "0"), ("m", "1"), ("reasoner", "0"), ("m", "1")]:
+            assert outcome(chat(server, ask(model=model)))[0] == rounds
+    assert upstream.num_asked == 3 * 2 + 2 + 1
+    assert len([record for record in caplog.records if "'reasoner'" in record.getMessage()]) == 1
+
+
+def test_a_request_keeps_to_what_it_asked_for_when_another_is_refused() -> None:
+    """The log-probabilities of a draft are taken out although the model has refused them to another meanwhile."""
+    unsure = answer(call(arguments=ROME), logprobs={"content": [{"token": "x", "logprob": -2.0}]})
+    upstream = FakeUpstream(GOOD)
+    upstream.behave = lambda asked: (
+        GOOD if not asked.body.get("logprobs") else http(b"{}", 400) if asked.body.get("seed") == 1 else [0.5, unsure]
+    )
+    with served(upstream, "refinement.when='uncertain'") as server, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(chat, server, ask())
+        while not upstream.num_asked:
+            time.sleep(0.01)
+        assert chat(server, ask(seed=1)).status_code == 200
+        assert slow.result().json()["choices"][0]["logprobs"] is None
+
+
+def test_as_many_models_are_remembered_as_may_be() -> None:
+    upstream = Upstream("http://localhost")
+    for number in range(2 * MAX_MODELS):
+        upstream.expect_no_logprobs(f"model {number}")
+    assert upstream.may_give_logprobs("model 0")
+    assert not upstream.may_give_logprobs(f"model {2 * MAX_MODELS - 1}")
 
 
 def test_rounds_stop_at_an_answer_seen_before() -> None:

@@ -19,8 +19,9 @@ class Conversation:
     turn, call_0, call_1, and so on; results refer to these numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_turns: int | None = MAX_TURNS) -> None:
         self.messages: list[Message] = []
+        self._max_turns = max_turns
         self._not_learned: set[int] = set()
         self._call_ids: dict[str, str] = {}
 
@@ -101,6 +102,6 @@ class Conversation:
         return before[-1].role == "user"
 
     def _append(self, message: Message) -> None:
-        if len(self.messages) == MAX_TURNS:
-            raise RowError(f"more than {MAX_TURNS} turns")
+        if self._max_turns is not None and len(self.messages) >= self._max_turns:
+            raise RowError(f"more than {self._max_turns} turns")
         self.messages.append(message)

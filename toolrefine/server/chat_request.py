@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -17,16 +17,32 @@ from toolrefine.types import Completion, Outcome, Tool
 MARKS = (b'"tools"', SUFFIX.encode())
 """A body without any of these needs no reading."""
 
+MAX_VALUES = 750_000
+"""Brackets, commas and colons of a body that is read, at most. Reading holds up all requests, in a thread too."""
+
+MAX_TOOLS = 4096
+"""Tools of a request that is refined, at most."""
+
 MAX_KNOWN = 16_384
 """Characters of a tool that is kept for later requests, at most."""
 
-MAX_SCHEMA_WORK = 100_000_000
-"""Characters of a schema times characters of the arguments, at most: a schema out of a thousand alternatives, each an
-enumeration, is tried on every item of a list. What is beyond passes unchecked."""
+MAX_READ = 500_000
+"""Characters of the tools of a request that are read, at most. What is beyond allows everything."""
+
+MAX_AT_ONCE = 1_000_000
+"""Characters of tools times characters of arguments that are checked without a thread, for all answers to a request."""
+
+MIN_ARGUMENTS = 50
+"""Characters that arguments count for at least: their tools have to be read too."""
 
 
 def read_body(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object of a body, None where it is something else: the upstream then says what it thinks of it."""
+    """The JSON object of a body, None where it is something else: the upstream then says what it thinks of it.
+
+    One of more values than MAX_VALUES is not read either.
+    """
+    if holds_too_much(raw):
+        return None
     try:
         body = from_json(raw)
     except ValueError:
@@ -35,6 +51,11 @@ def read_body(raw: bytes) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
     return body if isinstance(body, dict) else None
+
+
+def holds_too_much(raw: bytes) -> bool:
+    """Whether a body takes too long to read, which is not a question of its length: an image is one value."""
+    return len(raw) > MAX_VALUES and sum(map(raw.count, (b"{", b"[", b",", b":"))) > MAX_VALUES
 
 
 def without_suffix(body: dict[str, Any]) -> str | None:
@@ -55,18 +76,21 @@ class ChatRequest:
         options = body.get("stream_options")
         self.wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         self._specs = {name: spec for spec in body["tools"] if (name := _name_of(spec))}
+        self._texts: dict[str, bytes] = {}
         self._tools: dict[str, Tool] = {}
-        self._sizes: dict[str, int] = {}
+        self._left_to_read = MAX_READ
+        self._left_at_once = MAX_AT_ONCE
         kind, self._chosen = _read_choice(body.get("tool_choice"))
         self._must_call = kind in ("required", "named")
         self._may_call_many = body.get("parallel_tool_calls") is not False
 
     @staticmethod
     def can_refine(body: dict[str, Any]) -> bool:
-        """Whether there are tools and messages of a kind that is known here, and the tools may be called."""
+        """Whether there are tools and messages of a kind that is known here, not too many, and that may be called."""
         tools, messages = body.get("tools"), body.get("messages")
         return (
             isinstance(tools, list)
+            and len(tools) <= MAX_TOOLS
             and any(map(_name_of, tools))
             and isinstance(messages, list)
             and bool(messages)
@@ -83,12 +107,15 @@ class ChatRequest:
         return tuple(self._tool(name) for name in self._specs if name in names)
 
     def tools_of(self, answers: Sequence[Completion]) -> tuple[Tool, ...]:
-        """The tools that some answers call, or one where they call none.
+        """The tools that some answers call, or one where they call none."""
+        return tuple(map(self._tool, self._called(answers)))
 
-        A tool whose schema is too large to check these arguments against allows everything.
-        """
-        called = self.tools_named({call.name for answer in answers for call in answer.calls})
-        return tuple(map(partial(self._checkable, answers), called or (self._tool(next(iter(self._specs))),)))
+    def may_take_long(self, answers: Sequence[Completion]) -> bool:
+        """Whether to check some answers in a thread. What is checked without adds up: a request has many answers."""
+        num_arguments = sum(len(repr(call.arguments)) for answer in answers for call in answer.calls)
+        num_tools = sum(len(self._text(name)) for name in self._called(answers))
+        self._left_at_once -= num_tools * (MIN_ARGUMENTS + num_arguments)
+        return self._left_at_once < 0
 
     def violation(self, answer: Completion) -> str:
         """How a readable answer breaks tool_choice or parallel_tool_calls, as a sentence; empty where it does not."""
@@ -112,27 +139,40 @@ class ChatRequest:
         body = {key: value for key, value in self.body.items() if key not in dropped}
         return {**body, "messages": [*self.body["messages"], *turns]}
 
+    def _called(self, answers: Sequence[Completion]) -> list[str]:
+        """The names of the tools that some answers call, or of one where they call none."""
+        called = {call.name for answer in answers for call in answer.calls}
+        return [name for name in self._specs if name in called] or [next(iter(self._specs))]
+
+    def _text(self, name: str) -> bytes:
+        if name not in self._texts:
+            self._texts[name] = _write_tool(self._specs[name])
+        return self._texts[name]
+
     def _tool(self, name: str) -> Tool:
         if name not in self._tools:
-            self._tools[name], self._sizes[name] = _read_tool(name, self._specs[name])
+            text = self._text(name)
+            self._left_to_read -= len(text)
+            is_read = text and self._left_to_read >= 0
+            self._tools[name] = _read_tool(self._specs[name], text) if is_read else Tool(name=name, parameters={})
         return self._tools[name]
 
-    def _checkable(self, answers: Sequence[Completion], tool: Tool) -> Tool:
-        calls = [call for answer in answers for call in answer.calls if call.name == tool.name]
-        size = sum(len(repr(call.arguments)) for call in calls)
-        too_large = self._sizes[tool.name] * size > MAX_SCHEMA_WORK
-        return Tool(name=tool.name, parameters={}) if too_large else tool
 
-
-def _read_tool(name: str, spec: Any) -> tuple[Tool, int]:
-    """A tool, and the length of its schema as JSON. One that cannot be read allows everything."""
+def _write_tool(spec: Any) -> bytes:
+    """A tool as JSON, empty where that is not possible."""
     try:
-        text = to_json(spec)
+        return to_json(spec)
+    except (ValueError, RecursionError):
+        return b""
+
+
+def _read_tool(spec: Any, text: bytes) -> Tool:
+    """A tool, given as such and as JSON. One that cannot be read allows everything."""
+    try:
         # Clients send the same tools again and again; long ones could fill the memory.
-        tool = _known_tool(text) if len(text) <= MAX_KNOWN else read_tools([spec])[0]
+        return _known_tool(text) if len(text) <= MAX_KNOWN else read_tools([spec])[0]
     except (RowError, ValueError, RecursionError):
-        return Tool(name=name, parameters={}), 0
-    return tool, len(text)
+        return Tool(name=_name_of(spec), parameters={})
 
 
 @lru_cache(maxsize=1024)

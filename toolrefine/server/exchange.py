@@ -17,7 +17,7 @@ from toolrefine.server.errors import RefusalError, out_of_time
 from toolrefine.server.logs import Trace, log_request
 from toolrefine.server.metrics import Metrics
 from toolrefine.server.models import MODELS, list_models
-from toolrefine.server.refined import Task, answer_refined
+from toolrefine.server.refined import Task, answer_refined, plan_task
 from toolrefine.server.rounds import Rules
 from toolrefine.server.settings import REQUEST_HEADERS, ServerConfig, policy_of
 from toolrefine.server.streaming import stream_refined
@@ -148,7 +148,7 @@ class Exchange:
         if policy is None:
             return Plan(request, None)
         rules = Rules(policy, self.prompt, convert=self.config.convert_text_calls)
-        return Plan(request, Task(ChatRequest(body), request, rules, self.config))
+        return Plan(request, plan_task(ChatRequest(body), request, rules, self.config, self.upstream))
 
     def _lists_models(self, request: Request) -> bool:
         """Whether names with the suffix are to be listed, that is where they do what those without do not."""

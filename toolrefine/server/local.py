@@ -16,11 +16,13 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from toolrefine.config import EngineConfig, PromptConfig, describe
+from toolrefine.datasets.conversation import Conversation
 from toolrefine.datasets.openai import read_messages
 from toolrefine.datasets.tool_schema import read_tools
 from toolrefine.engines import SamplingParams
 from toolrefine.errors import RequestError, RowError, ToolrefineError
 from toolrefine.server.answers import OWN_FIELDS, call_objects
+from toolrefine.server.chat_request import MAX_VALUES, holds_too_much
 from toolrefine.server.chunks import deltas_of
 from toolrefine.server.errors import RefusalError
 from toolrefine.server.sse import DONE, event_of
@@ -122,7 +124,11 @@ class LocalModel(httpx2.AsyncBaseTransport):
         if not path.endswith("/chat/completions") or request.method != "POST":
             return _refusal(RefusalError(404, "not_found", "a model in process has /chat/completions and /models"))
         try:
-            body = json.loads(await request.aread())
+            raw = await request.aread()
+            if holds_too_much(raw):
+                message = f"the body has more than {MAX_VALUES} brackets, commas and colons; ask for less at once"
+                raise RefusalError(400, "too_many_values", message)
+            body = json.loads(raw)
             job = self._read_job(body)
             self._jobs.put(job)
             completions, num_prompt_tokens = await job.answer
@@ -135,7 +141,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
         if any(completion.had_no_room for completion in completions):
             message = "the prompt leaves no room for an answer in the model's context; shorten it, or lower max_tokens"
             return _refusal(RefusalError(400, "context_length_exceeded", message))
-        reply = self._reply(completions, num_prompt_tokens, job.stop)
+        reply = self._reply(completions, num_prompt_tokens, job)
         if body.get("stream"):
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
@@ -163,7 +169,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
         param = asked.unsupported()
         if param:
             raise RefusalError(400, "unsupported", f"{param}: a model in process does not give it", param=param)
-        messages = tuple(read_messages(asked.messages).messages)
+        messages = tuple(read_messages(asked.messages, onto=Conversation(max_turns=None)).messages)
         tools = read_tools(asked.tools) if asked.tool_choice != "none" else ()
         loop = asyncio.get_running_loop()
         return Job(
@@ -227,14 +233,14 @@ class LocalModel(httpx2.AsyncBaseTransport):
         for job, completions, number in zip(group, answers, num_tokens, strict=True):
             _set(job, (completions, number))
 
-    def _reply(self, completions: Sequence[Completion], num_prompt_tokens: int, stop: Sequence[str]) -> dict[str, Any]:
+    def _reply(self, completions: Sequence[Completion], num_prompt_tokens: int, job: Job) -> dict[str, Any]:
         num_tokens = sum(completion.num_tokens for completion in completions)
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
             "created": int(time.time()),
             "model": self.name,
-            "choices": [_choice(index, completion, stop) for index, completion in enumerate(completions)],
+            "choices": [_choice(index, completion, job) for index, completion in enumerate(completions)],
             "usage": {
                 "prompt_tokens": num_prompt_tokens,
                 "completion_tokens": num_tokens,
@@ -257,15 +263,15 @@ def _set(job: Job, answer: tuple[list[Completion], int] | Exception) -> None:
     job.loop.call_soon_threadsafe(deliver)
 
 
-def _choice(index: int, completion: Completion, stop: Sequence[str]) -> dict[str, Any]:
-    """A completion as a choice, with OWN_FIELDS."""
+def _choice(index: int, completion: Completion, job: Job) -> dict[str, Any]:
+    """A completion as a choice, with OWN_FIELDS. Where there are no tools to call, what looks like calls is text."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.text}
     finish_reason = "length" if completion.outcome is Outcome.TRUNCATED else "stop"
-    if completion.outcome is Outcome.CALLS:
+    if completion.outcome is Outcome.CALLS and job.prompt.tools:
         message = {"role": "assistant", "content": None, "tool_calls": call_objects(completion.calls)}
         finish_reason = "tool_calls"
     else:
-        ends = [place for text in stop if text and (place := completion.text.find(text)) >= 0]
+        ends = [place for text in job.stop if text and (place := completion.text.find(text)) >= 0]
         if ends:
             message["content"] = completion.text[: min(ends)]
             finish_reason = "stop"

@@ -28,17 +28,22 @@ class Task(NamedTuple):
     """What the upstream is asked first."""
     rules: Rules
     config: ServerConfig
+    adds_logprobs: bool
+    """Whether log-probabilities are asked for that the client did not ask for."""
 
     @property
     def max_reply(self) -> int:
         """Bytes."""
         return int(self.config.limits.max_reply_mb * 2**20)
 
-    def adds_logprobs(self, upstream: Upstream) -> bool:
-        """Whether log-probabilities are asked for that the client did not ask for."""
-        policy = self.rules.policy
-        wanted = policy.when == "uncertain" or policy.accept == "likelier"
-        return wanted and not self.request.body.get("logprobs") and upstream.gives_logprobs
+
+def plan_task(request: ChatRequest, draft: Request, rules: Rules, config: ServerConfig, upstream: Upstream) -> Task:
+    """How a request is refined."""
+    wanted = rules.policy.when == "uncertain" or rules.policy.accept == "likelier"
+    adds_logprobs = (
+        wanted and not request.body.get("logprobs") and upstream.may_give_logprobs(request.body.get("model"))
+    )
+    return Task(request, draft, rules, config, adds_logprobs)
 
 
 def unencoded(request: Request) -> Request:
@@ -47,22 +52,23 @@ def unencoded(request: Request) -> Request:
     return request._replace(headers=headers)
 
 
-async def open_draft(upstream: Upstream, task: Task) -> Reply:
-    """Ask for the draft. An upstream that does not know log-probabilities is asked without.
+async def open_draft(upstream: Upstream, task: Task) -> tuple[Reply, Task]:
+    """Ask for the draft. A model that does not give log-probabilities is asked without, from then on.
 
     Raises:
         UpstreamError: there is none.
     """
     plain = unencoded(task.draft)
-    if not task.adds_logprobs(upstream):
-        return await upstream.send(plain)
+    if not task.adds_logprobs:
+        return await upstream.send(plain), task
     reply = await upstream.send(plain._replace(body=write_json({**task.request.body, "logprobs": True})))
     if reply.status not in NOT_UNDERSTOOD:
-        return reply
+        return reply, task
     await reply.close()
     reply = await upstream.send(plain)
-    upstream.gives_logprobs = reply.status != 200
-    return reply
+    if reply.status == 200:
+        upstream.expect_no_logprobs(task.request.body.get("model"))
+    return reply, task._replace(adds_logprobs=False)
 
 
 async def answer_refined(client: Client, upstream: Upstream, task: Task, trace: Trace, deadline: float) -> None:
@@ -74,14 +80,14 @@ async def answer_refined(client: Client, upstream: Upstream, task: Task, trace: 
         UpstreamError: there is no draft.
     """
     async with asyncio.timeout_at(deadline):
-        reply = await open_draft(upstream, task)
+        reply, task = await open_draft(upstream, task)
         found = await read_or_relay(client, reply, "choices", task.max_reply)
     if found is None:
         return
     raw, body = found
     settled = await settle_all(body["choices"], upstream, task, trace, deadline)
     choices = [each.choice for each in settled]
-    if task.adds_logprobs(upstream):
+    if task.adds_logprobs:
         choices = [{**choice, "logprobs": None} if "logprobs" in choice else choice for choice in choices]
     headers = with_extra(without(reply.headers, b"content-length"), headers_of(settled))
     if choices != body["choices"] or any(each.num_rounds for each in settled) or task.config.report:
@@ -112,7 +118,7 @@ def asker(upstream: Upstream, task: Task) -> Callable[[dict[str, Any]], Awaitabl
     """Asks for the answers of later rounds, with the headers of the first."""
 
     async def ask(body: dict[str, Any]) -> dict[str, Any]:
-        if task.adds_logprobs(upstream):
+        if task.adds_logprobs:
             body = {**body, "logprobs": True}
         headers = [*without(task.draft.headers, b"content-type"), (b"content-type", b"application/json")]
         request = unencoded(task.draft._replace(headers=headers, body=write_json(body)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.corpus import refine_messages
@@ -17,7 +18,11 @@ from toolrefine.server.chat_request import ChatRequest
 from toolrefine.server.errors import UpstreamError
 from toolrefine.types import Prompt, StopReason
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
+
+_CHECKS = ThreadPoolExecutor(1, "toolrefine-check")
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """Asks the upstream for one whole answer; raises UpstreamError where there is none."""
@@ -64,10 +69,10 @@ async def _settle(request: ChatRequest, draft: dict[str, Any], ask: Ask, rules: 
     if first is None:
         return Settled(draft, 0, "unreadable", changed=False, usage=None)
     answers, usage, failure = [first], None, ""
-    while not failure and not (reason := _stop(request, answers, rules.policy)):
+    while not failure and not (reason := await _check(_stop, request, answers, rules)):
         try:
             async with asyncio.timeout_at(deadline):
-                reply = await ask(_next_body(request, answers, rules))
+                reply = await ask(await _check(_next_body, request, answers, rules))
         except UpstreamError as error:
             failure = error.code
             break
@@ -80,7 +85,7 @@ async def _settle(request: ChatRequest, draft: dict[str, Any], ask: Ask, rules: 
             failure = "upstream_malformed"
         else:
             answers.append(answer)
-    standing = _standing(request, answers, rules.policy)
+    standing = await _check(_standing, request, answers, rules)
     changed = standing is not first and not same_calls(first.completion, standing.completion)
     return Settled(
         choice={**standing.choice, "index": draft.get("index", 0)} if changed else first.choice,
@@ -92,6 +97,18 @@ async def _settle(request: ChatRequest, draft: dict[str, Any], ask: Ask, rules: 
     )
 
 
+async def _check(
+    check: Callable[[ChatRequest, Sequence[Answer], Rules], T],
+    request: ChatRequest,
+    answers: Sequence[Answer],
+    rules: Rules,
+) -> T:
+    """What a check of the answers says. One that may take long has a thread, so that other requests go on meanwhile."""
+    if not request.may_take_long([answer.completion for answer in answers]):
+        return check(request, answers, rules)
+    return await asyncio.get_running_loop().run_in_executor(_CHECKS, check, request, answers, rules)
+
+
 def _only_choice(reply: dict[str, Any], request: ChatRequest, rules: Rules) -> Answer | None:
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices:
@@ -99,19 +116,19 @@ def _only_choice(reply: dict[str, Any], request: ChatRequest, rules: Rules) -> A
     return read_answer(choices[0], request, rules.prompt.format, convert=rules.convert)
 
 
-def _stop(request: ChatRequest, answers: Sequence[Answer], policy: RefinementConfig) -> StopReason | None:
+def _stop(request: ChatRequest, answers: Sequence[Answer], rules: Rules) -> StopReason | None:
     """Why refinement ends with these answers, None where it goes on."""
     completions = [answer.completion for answer in answers]
-    return stop_reason(completions, request.tools_of(completions), policy)
+    return stop_reason(completions, request.tools_of(completions), rules.policy)
 
 
-def _standing(request: ChatRequest, answers: Sequence[Answer], policy: RefinementConfig) -> Answer:
+def _standing(request: ChatRequest, answers: Sequence[Answer], rules: Rules) -> Answer:
     """The last answer that was accepted."""
     if len(answers) == 1:
         return answers[0]
     completions = [answer.completion for answer in answers]
     prompt = Prompt(id="request", messages=(), tools=request.tools_of(completions))
-    refinement = end_of_rounds(prompt, completions, policy)
+    refinement = end_of_rounds(prompt, completions, rules.policy)
     return answers[max(place for place in range(len(refinement.rounds)) if place not in refinement.rejected)]
 
 

@@ -27,8 +27,8 @@ async def stream_refined(client: Client, upstream: Upstream, task: Task, trace: 
         UpstreamError: there is no draft.
     """
     async with asyncio.timeout_at(deadline):
-        reply = await open_draft(upstream, task)
-    stream = _Stream(client, task, adds_logprobs=task.adds_logprobs(upstream))
+        reply, task = await open_draft(upstream, task)
+    stream = _Stream(client, task)
     pulse = None
     try:
         is_stream = reply.status == 200 and reply.media_type == "text/event-stream"
@@ -96,12 +96,11 @@ async def _keep_alive(client: Client, pause_s: float) -> None:
 class _Stream:
     """What has come of a streamed draft, and what of it waits."""
 
-    def __init__(self, client: Client, task: Task, *, adds_logprobs: bool) -> None:
+    def __init__(self, client: Client, task: Task) -> None:
         self.is_opaque = False
         """An event could not be read: all is handed on as it is from there on."""
         self._client = client
         self._task = task
-        self._adds_logprobs = adds_logprobs
         self._choices: dict[int, StreamedChoice] = {}
         self._head: dict[str, Any] = {}
         self._usage = b""
@@ -192,13 +191,13 @@ class _Stream:
         changes: dict[str, Any] = {"delta": passed}
         if choice.get("finish_reason") is not None:
             changes["finish_reason"] = None
-        if self._adds_logprobs and "logprobs" in choice:
+        if self._task.adds_logprobs and "logprobs" in choice:
             changes["logprobs"] = None
         return {**choice, **changes}
 
     async def _send(self, *parts: dict[str, Any]) -> None:
         for part in parts:
-            if self._adds_logprobs and part.get("logprobs"):
+            if self._task.adds_logprobs and part.get("logprobs"):
                 part = {**part, "logprobs": None}
             await self._client.write(event_of({**self._head, "choices": [part]}))
 

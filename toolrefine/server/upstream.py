@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -13,6 +14,8 @@ import httpx2
 
 from toolrefine.server.errors import UpstreamError, unreachable
 from toolrefine.server.settings import HEADER
+
+log = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -30,6 +33,9 @@ HOP_BY_HOP = {
 }
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"date"}
+
+MAX_MODELS = 256
+"""Names of models that are remembered, at most: clients may name what they like."""
 
 IDLE_S = 2.0
 """An idle connection is closed after this, before servers with five seconds of patience do so mid-request."""
@@ -120,7 +126,9 @@ class Upstream:
         self._ssl = ssl.create_default_context() if base.scheme == "https" else False
         self._idle: deque[tuple[float, httpx2.AsyncBaseTransport]] = deque()
         self.gives_logprobs = True
-        """Until it has refused to."""
+        """Whether it may be asked for log-probabilities at all."""
+        self._no_logprobs: deque[str] = deque(maxlen=MAX_MODELS)
+        """Models that have refused to give any."""
         self.call_format = "auto"
         """Wire format of the calls that its texts may hold; auto where that is not known."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -165,6 +173,17 @@ class Upstream:
             return reply.status, reply.media_type, bytes(body)
         finally:
             await reply.close()
+
+    def may_give_logprobs(self, model: object) -> bool:
+        """Whether to ask a model for log-probabilities."""
+        return self.gives_logprobs and _brief(model) not in self._no_logprobs
+
+    def expect_no_logprobs(self, model: object) -> None:
+        """Remember that a model gives no log-probabilities."""
+        name = _brief(model)
+        if name not in self._no_logprobs:
+            self._no_logprobs.append(name)
+            log.warning("the upstream's model %r gives no log-probabilities; it is asked for none from now on", name)
 
     async def close_idle(self) -> None:
         """Close connections that nobody has used for a while, for ever."""
@@ -213,6 +232,11 @@ class Upstream:
             task = asyncio.create_task(transport.aclose())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _brief(model: object) -> str:
+    """The name of a model as far as it is remembered."""
+    return model[:200] if isinstance(model, str) else ""
 
 
 def without(headers: Headers, *names: bytes) -> list[tuple[bytes, bytes]]:
