@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from toolrefine.chat import Chat
 from toolrefine.config import Config, SftConfig
@@ -50,6 +50,8 @@ def fit(
     shutil.rmtree(finished, ignore_errors=True)
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
+    seed = derive_seed(config.seed, "sft", iteration) % 2**32
+    set_seed(seed)  # a new adapter is drawn
     model = load_trainable(base, settings, device)
     chat = Chat(tokenizer, config.prompt, eos_token_ids(model, tokenizer))
     rows = tokenize(corpus, chat)
@@ -58,7 +60,6 @@ def fit(
         raise WorkError(
             f"no example of {len(corpus)} has at most sft.max_length={settings.max_length} tokens; raise it"
         )
-    seed = derive_seed(config.seed, "sft", iteration) % 2**32
     rows_a_step = settings.batch_size * settings.gradient_accumulation
     num_steps = max_steps or settings.max_steps or math.ceil(len(kept) * settings.num_epochs / rows_a_step)
     trainer = make_trainer(
