@@ -90,6 +90,29 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: 
     assert all((files[0][name] == files[1][name]).all() for name in files[0])
 
 
+def test_a_kill_while_checkpoints_are_deleted_repeats_no_step(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = shutil.rmtree
+
+    def tear(folder: Path | str, **options: Any) -> None:
+        found = sorted(Path(folder).glob("checkpoint-*"))
+        delete(found[0] if found else folder, **options)
+        if found:
+            raise KeyboardInterrupt
+
+    base, config = Checkpoint(model=str(tiny_model)), make_config()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", tear)
+        fit(tmp_path, base, corpus, config)
+    facts = (tmp_path / "model.partial/training.json").read_bytes()
+    fit(tmp_path, base, corpus, config)
+    assert (tmp_path / "model/training.json").read_bytes() == facts
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files >= {"model.safetensors", "tokenizer.json"}
+    assert not any((tmp_path / "model").rglob("checkpoint-*"))
+
+
 @pytest.mark.parametrize("step", [1, 5])
 def test_an_adapter_is_the_same_every_time_and_after_a_kill(
     tmp_path: Path, tiny_llama: Path, corpus: list[Example], step: int

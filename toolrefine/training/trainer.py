@@ -21,6 +21,7 @@ from toolrefine.errors import ExampleError, WorkError
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.rundir import Progress, write_json
 from toolrefine.seeds import derive_seed
+from toolrefine.training import CHECKPOINTS, FACTS
 from toolrefine.training.batches import choose_collator, pack_for_targets, schedule
 from toolrefine.training.packing import Tokens
 from toolrefine.types import Checkpoint, Example
@@ -42,12 +43,10 @@ def fit(
     iteration: int,
     progress: Progress,
     max_steps: int | None,
-) -> Checkpoint:
-    """See toolrefine.training.sft."""
+) -> None:
+    """See toolrefine.training.sft. Checkpoints stay beside the model; the facts of the training are written last."""
     started = time.monotonic()
     settings = config.sft
-    finished = partial / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
     seed = derive_seed(config.seed, "sft", iteration) % 2**32
@@ -63,16 +62,16 @@ def fit(
     rows_a_step = settings.batch_size * settings.gradient_accumulation
     num_steps = max_steps or settings.max_steps or math.ceil(len(kept) * settings.num_epochs / rows_a_step)
     trainer = make_trainer(
-        model, kept, settings, partial / "checkpoints", num_steps=num_steps, seed=seed, pad_id=tokenizer.pad_token_id
+        model, kept, settings, partial / CHECKPOINTS, num_steps=num_steps, seed=seed, pad_id=tokenizer.pad_token_id
     )
     trainer.add_callback(Steps(progress))
     progress.begin(f"{final.parent.name}/model", num_steps)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(partial / "checkpoints"))
+    trainer.train(resume_from_checkpoint=newest_checkpoint(partial / CHECKPOINTS))
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_json(
-        partial / "training.json",
+        partial / FACTS,
         {
             "num_steps": num_steps,
             "num_examples": len(kept),
@@ -83,12 +82,6 @@ def fit(
             "wall_s": round(time.monotonic() - started, 2),
         },
     )
-    # Renamed first: a kill in the middle of the deletion must not leave half a checkpoint to resume from.
-    (partial / "checkpoints").rename(finished)
-    shutil.rmtree(finished)
-    if settings.lora is None:
-        return Checkpoint(model=str(final), iteration=iteration)
-    return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
 
 
 def make_trainer(
