@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,6 +186,13 @@ def test_what_is_equal_is_computed_once_and_stored_once(whole: Whole) -> None:
         for path in early:
             file = f"{path}.jsonl"
             assert (whole.folder / name / file).stat().st_ino == (whole.folder / FULL / file).stat().st_ino
+
+
+def test_the_models_stand_where_the_ablation_does(whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "copy")
+    _, *trained = arms.find_arms(tmp_path / "copy", build_variants(plan().recipe))
+    assert len(trained) == 5
+    assert all(Path(arm.checkpoint.model) == arm.folder / "model" for arm in trained)
 
 
 def test_without_hard_links_files_are_copied(

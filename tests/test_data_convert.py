@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REAL_DATA
-from data_samples import conversation, sample, write
+from data_samples import call, conversation, sample, write
 from test_cli import run, run_json
 
 from toolrefine.config import FileDataset, PromptConfig
@@ -114,6 +114,27 @@ def test_convert_writes_what_auto_reads(to: ExportFormat, tmp_path: Path) -> Non
     with gzip.open(out, "rt") as lines:
         assert len(lines.readlines()) == 1
     assert run_json("data", "convert", str(out), str(back))["num_samples"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("convert", ["{out}/1.jsonl"]),
+        ("dedup", ["{out}/1.jsonl"]),
+        ("split", ["--out-train", "{out}/1.jsonl", "--out-held-out", "{out}/2.jsonl", "--held-out", "0.5"]),
+    ],
+)
+def test_what_is_right_beside_the_target_is_kept(verb: str, options: list[str], tmp_path: Path) -> None:
+    known = {tool: ({"value": (tool, 1)},) for tool in ("find", "book")}
+    rows = [
+        sample(tool, f"Please {tool}", tool, calls=[call(tool, value="x")]).model_copy(update={"alternatives": more})
+        for tool, more in known.items()
+    ]
+    out = tmp_path / "out"
+    out.mkdir()
+    run_json("data", verb, write(tmp_path / "in.jsonl", *rows), *(option.format(out=out) for option in options))
+    written = [one for path in out.glob("*.jsonl") for one in load_dataset(FileDataset(source=str(path)))]
+    assert {one.id: one.alternatives for one in written} == known
 
 
 def test_bad_rows_are_listed_beside_the_output(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from toolrefine import loop
 from toolrefine.config import Config
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.formats import get_format
+from toolrefine.report.words import tell
 from toolrefine.rundir import open_run
+from toolrefine.summary import summarize
 from toolrefine.types import Checkpoint, Example, Prompt, Sample
 
 Killed = type("Killed", (BaseException,), {})
@@ -176,3 +179,21 @@ def test_the_template_is_checked_once(world: World, tmp_path: Path, monkeypatch:
 def test_an_unsolvable_pool_trains_nothing(world: World, tmp_path: Path) -> None:
     world.places = dict.fromkeys(world.places, 99)
     assert train(make_config(tmp_path)).iteration == 0
+    summary = summarize(tmp_path)
+    assert summary.finished
+    assert tell(summary)[0] == "Nothing was trained: no sample of the pool was selected."
+
+
+@pytest.mark.parametrize("selection", [{"min_solvable": 0.5}, {"policy": "all"}])
+def test_everything_selected_is_trained_on_once_though_nothing_is_solvable_yet(
+    world: World, tmp_path: Path, selection: dict[str, Any]
+) -> None:
+    world.places = dict.fromkeys(world.places, 99)
+    assert train(make_config(tmp_path, selection=selection)).iteration == 1
+    assert count(tmp_path / "iterations/001/corpus.jsonl") >= 10
+    assert not (tmp_path / "iterations/002/model").exists()
+    summary = summarize(tmp_path)
+    assert summary.finished
+    assert tell(summary)[0].endswith("because no more samples had become solvable.")
+    shutil.rmtree(tmp_path / "baseline")
+    assert not summarize(tmp_path).finished

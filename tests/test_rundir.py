@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,17 @@ from hypothesis import strategies as st
 
 from toolrefine.config import Config
 from toolrefine.errors import RunDirError
-from toolrefine.rundir import RunDir, Stage, differences, keep_whole_chunks, open_run, read_records, to_line
-from toolrefine.types import ToolCall
+from toolrefine.rundir import (
+    RunDir,
+    Stage,
+    differences,
+    keep_whole_chunks,
+    open_run,
+    read_records,
+    to_line,
+    write_json,
+)
+from toolrefine.types import Checkpoint, ToolCall
 
 CALLS = Stage("calls.jsonl", ToolCall)
 
@@ -59,6 +69,34 @@ def test_a_failed_stage_leaves_no_final_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         RunDir(tmp_path).stage(CALLS, build)
     assert not (tmp_path / "calls.jsonl").exists()
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("written_as", ["now", "before"])
+def test_a_model_stands_where_its_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: bool, written_as: str
+) -> None:
+    def fit(partial: Path, final: Path) -> Checkpoint:
+        return Checkpoint(model="base", adapter=str(final)) if adapter else Checkpoint(model=str(final))
+
+    def model_of(run: str) -> tuple[str, str | None]:
+        found = RunDir(Path(run)).model(lambda *_: pytest.fail("trained again"))
+        return found.model, found.adapter
+
+    def expected(folder: str) -> tuple[str, str | None]:
+        return ("base", folder) if adapter else (folder, None)
+
+    monkeypatch.chdir(tmp_path)
+    trained = RunDir(Path("runs/r")).model(fit)
+    assert (trained.model, trained.adapter) == expected("runs/r/model")
+    if written_as == "before":
+        write_json(Path("runs/r/model/checkpoint.json"), trained.model_dump())
+    shutil.copytree("runs/r", "copy")
+    assert model_of("copy") == expected("copy/model")
+    monkeypatch.chdir(tmp_path / "runs")
+    assert model_of("r") == expected("r/model")
+    Path("r").rename("moved")
+    assert model_of(f"{tmp_path}/runs/moved") == expected(f"{tmp_path}/runs/moved/model")
 
 
 def test_an_unreadable_line_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import make_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,16 +65,22 @@ def test_lora_trains_an_adapter_and_goes_on_with_it(tmp_path: Path, tiny_llama: 
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 
 
-def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
-    class Kill(Silent):
-        def advance(self, done: int) -> None:
-            if done == 5:
-                raise KeyboardInterrupt
+class Kill(Silent):
+    """Kills after a step."""
 
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def advance(self, done: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+
+def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
     base, config = Checkpoint(model=str(tiny_model)), make_config()
     fit(tmp_path / "whole", base, corpus, config)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "killed", base, corpus, config, progress=Kill())
+        fit(tmp_path / "killed", base, corpus, config, progress=Kill(5))
     checkpoints = tmp_path / "killed/model.partial/checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
     shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-6")
@@ -81,6 +88,44 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: 
     fit(tmp_path / "killed", base, corpus, config)
     files = [load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "killed")]
     assert all((files[0][name] == files[1][name]).all() for name in files[0])
+
+
+def test_a_kill_while_checkpoints_are_deleted_repeats_no_step(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = shutil.rmtree
+
+    def tear(folder: Path | str, **options: Any) -> None:
+        found = sorted(Path(folder).glob("checkpoint-*"))
+        delete(found[0] if found else folder, **options)
+        if found:
+            raise KeyboardInterrupt
+
+    base, config = Checkpoint(model=str(tiny_model)), make_config()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", tear)
+        fit(tmp_path, base, corpus, config)
+    facts = (tmp_path / "model.partial/training.json").read_bytes()
+    fit(tmp_path, base, corpus, config)
+    assert (tmp_path / "model/training.json").read_bytes() == facts
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files >= {"model.safetensors", "tokenizer.json"}
+    assert not any((tmp_path / "model").rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_an_adapter_is_the_same_every_time_and_after_a_kill(
+    tmp_path: Path, tiny_llama: Path, corpus: list[Example], step: int
+) -> None:
+    base, config = Checkpoint(model=str(tiny_llama)), make_config(lora={"rank": 4, "dropout": 0.1})
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "killed", base, corpus, config, progress=Kill(step))
+    adapters = []
+    for name in ("killed", "whole", "again"):
+        torch.manual_seed(len(adapters))  # as a run does that has done other work before
+        fit(tmp_path / name, base, corpus, config)
+        adapters.append(load_file(tmp_path / name / "model/adapter_model.safetensors"))
+    assert all((other[name] == adapters[0][name]).all() for other in adapters for name in adapters[0])
 
 
 def test_long_examples_are_left_out_and_counted(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:

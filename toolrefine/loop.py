@@ -32,7 +32,7 @@ def train(config: Config, run: RunDir) -> Checkpoint:
     pool = load_samples(config, run)  # D
     held_out = load_held_out(config, run)
     measure(base, config, run.iteration(0), held_out)
-    num_solvable = num_steps = 0
+    num_solvable, num_steps = -1, 0  # the first iteration stalls at nothing
     for t in range(1, config.num_iterations + 1):
         it = run.iteration(t)
         groups = roll_out(model, config, it, pool, t)

@@ -40,6 +40,7 @@ ROLLOUTS = Stage("rollouts.jsonl", Group)
 SELECTED = Stage("selected.jsonl", Selected)
 SUSPECTS = Stage("suspects.jsonl", Suspect)
 CORPUS = Stage("corpus.jsonl", Example)
+CHECKPOINT = "checkpoint.json"
 
 
 def evaluation_stage(name: str) -> Stage[EvalItem]:
@@ -147,9 +148,9 @@ class RunDir:
                 partial.mkdir(exist_ok=True)
                 self.progress.begin(self._label("model"), None)
                 checkpoint = fit(partial, final, *args, **kwargs)
-                write_json(partial / "checkpoint.json", checkpoint.model_dump())
+                write_json(partial / CHECKPOINT, in_folder(".", checkpoint).model_dump())
                 partial.replace(final)
-        return Checkpoint.model_validate_json((final / "checkpoint.json").read_text())
+        return read_checkpoint(final)
 
     @contextmanager
     def _timed(self, what: str, final: Path) -> Iterator[bool]:
@@ -169,6 +170,16 @@ class RunDir:
     def _label(self, what: str) -> str:
         where = self.path.relative_to(self.root).as_posix()
         return (what if where == "." else f"{where}/{what}").removesuffix(".jsonl")
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint that a training has left in a folder, which may have been moved or copied since."""
+    return in_folder(str(folder), Checkpoint.model_validate_json((folder / CHECKPOINT).read_text()))
+
+
+def in_folder(folder: str, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint whose trained part, the adapter where there is one and else the model, stands in this folder."""
+    return checkpoint.model_copy(update={"model" if checkpoint.adapter is None else "adapter": folder})
 
 
 @contextmanager

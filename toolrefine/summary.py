@@ -306,7 +306,7 @@ def is_finished(run_dir: Path, config: Config, iterations: Sequence[IterationSum
     folders = dict(iteration_folders(run_dir))
     if 0 not in folders or not done(folders[0]):
         return False
-    num_solvable = 0
+    num_solvable = -1  # the first iteration stalls at nothing
     for t in range(1, config.num_iterations + 1):
         it = next((it for it in iterations if it.iteration == t), None)
         if it is None or it.num_suspects is None:
@@ -316,7 +316,7 @@ def is_finished(run_dir: Path, config: Config, iterations: Sequence[IterationSum
         num_solvable = it.num_solvable
         if not done(folders[t]):
             return False
-    return done(run_dir / "baseline") if config.baseline and num_solvable else True
+    return done(run_dir / "baseline") if config.baseline and any(it.training for it in iterations) else True
 
 
 def load(folder: Path, stage: Stage[R]) -> list[R]:

@@ -39,6 +39,16 @@ def alternating(messages: list[Message]) -> tuple[Message, ...]:
     return tuple(kept)
 
 
+alternatives = st.dictionaries(texts, st.lists(values, max_size=2).map(tuple), max_size=2)
+
+
+@st.composite
+def with_alternatives(draw: st.DrawFn, samples: st.SearchStrategy[Sample]) -> Sample:
+    sample = draw(samples)
+    found = draw(st.lists(alternatives, max_size=len(sample.target.tool_calls)))
+    return sample.model_copy(update={"alternatives": tuple(found)})
+
+
 samples = st.builds(
     Sample,
     id=names.map(str.strip),
@@ -55,7 +65,7 @@ samples = st.builds(
 )
 
 
-@given(samples)
+@given(with_alternatives(samples))
 def test_a_row_reads_back_as_the_sample(sample: Sample) -> None:
     assert list(read_row(to_row(sample), "w")) == [sample]
 

@@ -12,7 +12,7 @@ from toolrefine.benchmarks.task import Benchmark, Figure
 from toolrefine.config import BenchmarkConfig, Config
 from toolrefine.models import fingerprint
 from toolrefine.results import DRAFT, REFINED, measure_benchmark
-from toolrefine.rundir import Progress, RunDir, evaluation_stage
+from toolrefine.rundir import Progress, RunDir, evaluation_stage, read_checkpoint
 from toolrefine.summary import BASE, BASELINE, iteration_folders, load
 from toolrefine.types import Checkpoint
 
@@ -88,8 +88,7 @@ def find_arms(path: Path, variants: Mapping[str, Config]) -> list[Arm]:
 
 def read_arm(name: str, run: Path, iteration: int | None) -> Arm:
     """An arm with the model that a training has left."""
-    text = (folder_of(run, iteration) / "model" / "checkpoint.json").read_text()
-    return Arm(name, run, iteration, Checkpoint.model_validate_json(text))
+    return Arm(name, run, iteration, read_checkpoint(folder_of(run, iteration) / "model"))
 
 
 def folder_of(run: Path, iteration: int | None) -> Path:

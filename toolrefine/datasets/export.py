@@ -67,6 +67,8 @@ def to_row(sample: Sample) -> dict[str, Any]:
     row["target"] = [call.model_dump() for call in sample.target.tool_calls]
     if sample.target.content:
         row["target_text"] = sample.target.content
+    if sample.alternatives:
+        row["alternatives"] = [{name: [*values] for name, values in each.items()} for each in sample.alternatives]
     return row | {"meta": meta}
 
 

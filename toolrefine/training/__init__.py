@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from toolrefine.rundir import Progress
 from toolrefine.types import Checkpoint, Example
 
 __all__ = ["check_template", "num_steps_of", "sft"]
+
+CHECKPOINTS = "checkpoints"
+FACTS = "training.json"
 
 
 def sft(
@@ -40,9 +44,15 @@ def sft(
         RequestError: the base cannot be loaded or its template cannot be trained on.
         WorkError: no example fits into max_length.
     """
-    from toolrefine.training.trainer import fit
+    # A kill while the checkpoints were deleted has left the whole model.
+    if not (partial / FACTS).exists():
+        from toolrefine.training.trainer import fit
 
-    return fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
+        fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    if config.sft.lora is None:
+        return Checkpoint(model=str(final), iteration=iteration)
+    return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
 
 
 def check_template(base: Checkpoint, config: Config) -> None:
@@ -62,5 +72,5 @@ def check_template(base: Checkpoint, config: Config) -> None:
 def num_steps_of(checkpoint: Checkpoint) -> int:
     """Optimizer steps of the training that made a checkpoint."""
     folder = Path(checkpoint.adapter or checkpoint.model)
-    num_steps: int = json.loads((folder / "training.json").read_text())["num_steps"]
+    num_steps: int = json.loads((folder / FACTS).read_text())["num_steps"]
     return num_steps

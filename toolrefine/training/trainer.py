@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from toolrefine.chat import Chat
 from toolrefine.config import Config, SftConfig
@@ -21,6 +21,7 @@ from toolrefine.errors import ExampleError, WorkError
 from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.rundir import Progress, write_json
 from toolrefine.seeds import derive_seed
+from toolrefine.training import CHECKPOINTS, FACTS
 from toolrefine.training.batches import choose_collator, pack_for_targets, schedule
 from toolrefine.training.packing import Tokens
 from toolrefine.types import Checkpoint, Example
@@ -42,14 +43,14 @@ def fit(
     iteration: int,
     progress: Progress,
     max_steps: int | None,
-) -> Checkpoint:
-    """See toolrefine.training.sft."""
+) -> None:
+    """See toolrefine.training.sft. Checkpoints stay beside the model; the facts of the training are written last."""
     started = time.monotonic()
     settings = config.sft
-    finished = partial / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
     device = resolve_device(settings.device)
     tokenizer = load_tokenizer(base, trust_remote_code=settings.trust_remote_code)
+    seed = derive_seed(config.seed, "sft", iteration) % 2**32
+    set_seed(seed)  # a new adapter is drawn
     model = load_trainable(base, settings, device)
     chat = Chat(tokenizer, config.prompt, eos_token_ids(model, tokenizer))
     rows = tokenize(corpus, chat)
@@ -58,20 +59,19 @@ def fit(
         raise WorkError(
             f"no example of {len(corpus)} has at most sft.max_length={settings.max_length} tokens; raise it"
         )
-    seed = derive_seed(config.seed, "sft", iteration) % 2**32
     rows_a_step = settings.batch_size * settings.gradient_accumulation
     num_steps = max_steps or settings.max_steps or math.ceil(len(kept) * settings.num_epochs / rows_a_step)
     trainer = make_trainer(
-        model, kept, settings, partial / "checkpoints", num_steps=num_steps, seed=seed, pad_id=tokenizer.pad_token_id
+        model, kept, settings, partial / CHECKPOINTS, num_steps=num_steps, seed=seed, pad_id=tokenizer.pad_token_id
     )
     trainer.add_callback(Steps(progress))
     progress.begin(f"{final.parent.name}/model", num_steps)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(partial / "checkpoints"))
+    trainer.train(resume_from_checkpoint=newest_checkpoint(partial / CHECKPOINTS))
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_json(
-        partial / "training.json",
+        partial / FACTS,
         {
             "num_steps": num_steps,
             "num_examples": len(kept),
@@ -82,12 +82,6 @@ def fit(
             "wall_s": round(time.monotonic() - started, 2),
         },
     )
-    # Renamed first: a kill in the middle of the deletion must not leave half a checkpoint to resume from.
-    (partial / "checkpoints").rename(finished)
-    shutil.rmtree(finished)
-    if settings.lora is None:
-        return Checkpoint(model=str(final), iteration=iteration)
-    return Checkpoint(model=base.model, adapter=str(final), iteration=iteration)
 
 
 def make_trainer(
