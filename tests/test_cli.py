@@ -99,6 +99,18 @@ def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path)
     assert "seed (was 0, now 1)" in refused.stderr
 
 
+def test_evaluate_refuses_other_rows_in_the_same_file(world_file: Path, model: str, tmp_path: Path) -> None:
+    rows, options = tmp_path / "rows.jsonl", ["--model", model, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]
+    with gzip.open(world_file) as lines:
+        first, *others = lines
+    rows.write_bytes(first)
+    assert run_json("evaluate", str(rows), *options)["overall"]["arms"][0]["accuracy"]["n"] == 1
+    rows.write_bytes(b"".join(others))
+    refused = run("evaluate", str(rows), *options)
+    assert refused.exit_code == 2
+    assert f"{rows}: changed since {tmp_path / 'out'} has read it" in refused.stderr
+
+
 def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "calls.jsonl"
     with gzip.open(world_file, "rt") as lines:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 
 from toolrefine.config import Config
 from toolrefine.errors import RunDirError
-from toolrefine.rundir import RunDir, Stage, differences, keep_whole_chunks, open_run, read_records, to_line
+from toolrefine.rundir import (
+    SOURCES,
+    RunDir,
+    Stage,
+    differences,
+    digest_of,
+    keep_whole_chunks,
+    open_run,
+    read_records,
+    to_line,
+)
 from toolrefine.types import ToolCall
 
 CALLS = Stage("calls.jsonl", ToolCall)
@@ -82,6 +93,41 @@ def test_a_changed_config_is_refused_by_key(tmp_path: Path) -> None:
         open_run(tmp_path, make_config(tmp_path, seed=1, rollout={"k": 4})),
     ):
         pass
+
+
+def test_a_stage_is_not_taken_for_one_of_other_files(tmp_path: Path) -> None:
+    run, source = RunDir(tmp_path / "run"), tmp_path / "rows.jsonl"
+    stages = [(run, CALLS), (run.folder("held_out"), CALLS)]
+    for content in ("a failed attempt", "read"):
+        source.write_text(content)
+        for folder, stage in stages:
+            folder.check_sources(stage, [source])
+    for folder, stage in stages:
+        folder.stage(stage, list)
+        os.utime(source, (0, 0))  # what counts is the content
+        folder.check_sources(stage, [source])
+    source.write_text("else")
+    for folder, stage in stages:
+        with pytest.raises(
+            RunDirError, match=rf"rows\.jsonl: changed since .*{run.path}.*delete that folder, or choose another"
+        ):
+            folder.check_sources(stage, [source])
+    source.unlink()
+    for folder, stage in stages:
+        folder.check_sources(stage, [source])
+
+
+def test_a_stage_of_an_earlier_version_has_no_note_and_is_trusted(tmp_path: Path) -> None:
+    run, source = RunDir(tmp_path / "run"), tmp_path / "rows.jsonl"
+    run.stage(CALLS, list)
+    source.write_text("else")
+    run.check_sources(CALLS, [source])
+    assert not (run.path / SOURCES).exists()
+
+
+def test_what_is_no_file_has_no_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert [digest_of(path) for path in (tmp_path, tmp_path / "pipe", tmp_path / "gone")] == ["", "", ""]
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

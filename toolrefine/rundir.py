@@ -7,6 +7,7 @@ goes on from the last whole chunk and ends in the same bytes.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -40,6 +41,8 @@ ROLLOUTS = Stage("rollouts.jsonl", Group)
 SELECTED = Stage("selected.jsonl", Selected)
 SUSPECTS = Stage("suspects.jsonl", Suspect)
 CORPUS = Stage("corpus.jsonl", Example)
+SOURCES = "sources.json"
+"""Which files the stages were made of: stage -> path -> digest."""
 
 
 def evaluation_stage(name: str) -> Stage[EvalItem]:
@@ -121,6 +124,30 @@ class RunDir:
                     self.progress.advance(done)
 
         return self._run(stage, lambda _: total, write)
+
+    def check_sources(self, stage: Stage[R], paths: Iterable[Path]) -> None:
+        """Take note of the files that a stage is about to be made of; once it is complete, make sure of them.
+
+        A file that is gone has not changed, and a stage without a note is trusted.
+
+        Raises:
+            RunDirError: a file has changed.
+        """
+        notes = self.root / SOURCES
+        stages: dict[str, dict[str, str]] = read_json(notes) if notes.exists() else {}
+        label = self._label(stage.path)
+        complete = (self.path / stage.path).exists()
+        known = stages.get(label, {})
+        found = {str(path): digest for path in paths if (digest := digest_of(path))}
+        if not complete and found != known:
+            write_json(notes, {**stages, label: found})
+        changed = [path for path, digest in found.items() if complete and known.get(path, digest) != digest]
+        if changed:
+            others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise RunDirError(
+                f"{changed[0]}{others}: changed since {self.root} has read it; delete that folder, or choose another "
+                "(run=NAME, or --out)"
+            )
 
     def _run(self, stage: Stage[R], total: Callable[[list[R]], int], write: Callable[[Path], None]) -> list[R]:
         final = self.path / stage.path
@@ -204,12 +231,7 @@ def check_config(path: Path, config: Record) -> None:
     if not path.exists():
         write_json(path, wanted)
         return
-    try:
-        started = json.loads(path.read_text())
-    except ValueError:
-        raise RunDirError(
-            f"{path}: not readable; delete the run's folder or choose another (run=NAME, or --out)"
-        ) from None
+    started = read_json(path)
     changed = [
         f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
         for key, old, new in differences(started, wanted)
@@ -279,6 +301,31 @@ def keep_whole_chunks(path: Path, chunk_size: int) -> int:
                 keep = size
     os.truncate(path, keep)
     return count - count % chunk_size
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file of a run.
+
+    Raises:
+        RunDirError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise RunDirError(
+            f"{path}: not readable; delete the run's folder or choose another (run=NAME, or --out)"
+        ) from None
+
+
+def digest_of(path: Path) -> str:
+    """Size and content of a file as a short text; empty where there is no file to be read."""
+    if not path.is_file():  # what is a pipe would be used up
+        return ""
+    try:
+        with path.open("rb") as file:
+            return f"{os.fstat(file.fileno()).st_size} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return ""
 
 
 def write_json(path: Path, value: Any) -> None:

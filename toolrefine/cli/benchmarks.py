@@ -157,7 +157,7 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     """
     from toolrefine.benchmarks import BENCHMARKS, open_benchmark
     from toolrefine.benchmarks.samples import SampleBenchmark
-    from toolrefine.datasets import dataset_name, load_pool
+    from toolrefine.datasets import dataset_name, load_pool, local_files
     from toolrefine.errors import ConfigError
 
     if config.benchmark in BENCHMARKS:
@@ -172,7 +172,7 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     if config.categories:
         raise ConfigError(f"--categories: {config.benchmark} is a file of samples and has none")
     dataset = make_dataset(config.benchmark, config.format, config.limit)
-    return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching)
+    return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching, local_files([dataset]))
 
 
 def slug(text: str) -> str:
