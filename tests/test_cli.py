@@ -168,6 +168,23 @@ def test_suspects_of_a_file_with_planted_labels(model: str, world_file: Path, tm
     assert not (folder / "iterations/001/model").exists()
 
 
+def test_a_mistyped_command_does_not_stand_in_the_way_of_the_right_one(
+    model: str, world_file: Path, tmp_path: Path
+) -> None:
+    small = [f"run={tmp_path / 'run'}", "datasets.0.size=4", "rollout.k=1", "rollout.max_new_tokens=4"]
+    right = [*small, "selection.policy=all", "sft.max_steps=1", "num_iterations=1", "baseline=false"]
+    held_out = 'evaluation.datasets=[{{source="{}", limit=2}}]'
+    for wrong in (
+        ["model=no/such", *right],
+        [f"model={model}", *right, "datasets.0.domain=moon"],
+        [f"model={model}", *right, held_out.format(tmp_path / "gone.jsonl")],
+        [f"model={model}", *right, held_out.format(world_file), "engine.device=cuda:99"],
+    ):
+        assert run("train", DEMO, *wrong).exit_code == 2
+    assert run("train", DEMO, f"model={model}", *right, held_out.format(world_file)).exit_code == 0
+    assert "was 1, now 2" in run("train", DEMO, f"model={model}", *right, "num_iterations=2").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from toolrefine.config import Config
 from toolrefine.errors import RunDirError
 from toolrefine.rundir import (
+    POOL,
     SOURCES,
     RunDir,
     Stage,
@@ -84,15 +85,66 @@ def make_config(folder: Path, **changes: object) -> Config:
 
 
 def test_a_changed_config_is_refused_by_key(tmp_path: Path) -> None:
-    with open_run(tmp_path, make_config(tmp_path)):
-        pass
-    with open_run(tmp_path, make_config(tmp_path)):
-        pass
+    for _ in range(2):
+        with open_run(tmp_path, make_config(tmp_path)) as run:
+            run.iteration(1).stage(CALLS, lambda: [call(1)])
     with (
         pytest.raises(RunDirError, match=r"seed \(was 0, now 1\), rollout.k \(was 8, now 4\)"),
         open_run(tmp_path, make_config(tmp_path, seed=1, rollout={"k": 4})),
     ):
         pass
+
+
+def test_what_has_come_to_no_work_takes_another_config(tmp_path: Path) -> None:
+    def fail() -> Iterator[ToolCall]:
+        yield call(1)
+        raise RuntimeError
+
+    source, path = tmp_path / "rows.jsonl", tmp_path / "run"
+    source.touch()
+    with open_run(path, make_config(path)) as run:
+        run.check_sources(POOL, [source])
+        run.stage(POOL, list)
+        with pytest.raises(RuntimeError):
+            run.folder("held_out").stage(CALLS, fail)
+        (run.iteration(0).path / "rollouts.jsonl.partial").touch()
+    with open_run(path, make_config(path, seed=1)):
+        assert json.loads((path / "config.json").read_text())["seed"] == 1
+        assert {file.name for file in path.rglob("*") if file.is_file()} == {
+            *("config.json", "env.json", "lock", "rollouts.jsonl.partial")
+        }
+
+
+@pytest.mark.parametrize(
+    "work", ["answers.jsonl", "iterations/001/rollouts.jsonl.partial", "iterations/001/model.partial/x", "my-notes.txt"]
+)
+def test_work_that_is_not_whole_is_kept_with_its_config(tmp_path: Path, work: str) -> None:
+    with open_run(tmp_path, make_config(tmp_path)) as run:
+        run.stage(POOL, list)
+    (tmp_path / work).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / work).write_text("{}")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunDirError, match="seed"), open_run(tmp_path, make_config(tmp_path, seed=1)):
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_folder_with_a_config_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    for _ in range(2):
+        with pytest.raises(RunDirError, match="model_type"), open_run(tmp_path, make_config(tmp_path)):
+            pass
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "qwen3"}'
+
+
+def test_a_config_is_not_replaced_under_another_process(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path, make_config(tmp_path)),
+        pytest.raises(RunDirError, match="another process"),
+        open_run(tmp_path, make_config(tmp_path, seed=1)),
+    ):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
 
 def test_a_stage_is_not_taken_for_one_of_other_files(tmp_path: Path) -> None:

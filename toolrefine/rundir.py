@@ -43,6 +43,9 @@ SUSPECTS = Stage("suspects.jsonl", Suspect)
 CORPUS = Stage("corpus.jsonl", Example)
 SOURCES = "sources.json"
 """Which files the stages were made of: stage -> path -> digest."""
+METRICS = "metrics.jsonl"
+READ = ("quarantine.jsonl", POOL.path, "tasks.jsonl", "held_out/*.jsonl")
+"""What a run reads before any work: made again in seconds."""
 
 
 def evaluation_stage(name: str) -> Stage[EvalItem]:
@@ -190,7 +193,7 @@ class RunDir:
                 "wall_s": round(time.monotonic() - started, 3),
                 "time": round(time.time(), 3),
             }
-            with (self.root / "metrics.jsonl").open("a") as file:
+            with (self.root / METRICS).open("a") as file:
                 file.write(json.dumps(event) + "\n")
 
     def _label(self, what: str) -> str:
@@ -224,6 +227,9 @@ def open_run(path: Path, config: Record, progress: Progress | None = None) -> It
 def check_config(path: Path, config: Record) -> None:
     """Write the config of a new run, or compare it with the one that the run was started with.
 
+    A run that has come to no work takes another config: what has failed at once does not stand in the way of what mends
+    it.
+
     Raises:
         RunDirError: they differ; names the keys.
     """
@@ -237,11 +243,28 @@ def check_config(path: Path, config: Record) -> None:
         for key, old, new in differences(started, wanted)
         if old != new
     ]
-    if changed:
+    if not changed:
+        return
+    if has_work(path.parent):
         raise RunDirError(
             f"{path.parent}: this run was started with another config: {', '.join(changed)}; "
             "put the values back, delete the folder, or choose another (run=NAME, or --out)"
         )
+    for pattern in (*READ, SOURCES, METRICS):  # before the config, so that a kill leaves nothing of one under another
+        for file in (*path.parent.glob(pattern), *path.parent.glob(f"{pattern}.partial")):
+            file.unlink()
+    write_json(path, wanted)
+
+
+def has_work(folder: Path) -> bool:
+    """Whether there is more in the folder of a run than its settings, its logs and what it has read; or it is none."""
+    names = {"config.json", "env.json", "lock", SOURCES, METRICS, *READ}
+
+    def is_light(path: Path) -> bool:
+        name = path.name.removesuffix(".partial")
+        return path.is_dir() or name in names or path.parent.name == "held_out" or path.lstat().st_size == 0
+
+    return not (folder / "env.json").exists() or not all(map(is_light, folder.rglob("*")))
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
