@@ -12,7 +12,11 @@ import pytest
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
+from toolrefine import engines
 from toolrefine.cli import app
+from toolrefine.config import EngineConfig, PromptConfig
+from toolrefine.engines import open_engine
+from toolrefine.types import Checkpoint
 
 DEMO = str(REPO / "recipes/demo.toml")
 
@@ -124,6 +128,29 @@ def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
     assert all(answer["num_rounds"] <= 2 for answer in answers)
+
+
+@pytest.mark.parametrize("verb", ["refine", "calibrate"])
+def test_settings_follow_as_key_and_value(
+    verb: str, world_file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[EngineConfig, PromptConfig]] = []
+
+    def note(checkpoint: Checkpoint, engine: EngineConfig, prompt: PromptConfig) -> Any:
+        opened.append((engine, prompt))
+        return open_engine(checkpoint, engine, prompt)
+
+    monkeypatch.setattr(engines, "open_engine", note)
+    command = [verb, "--model", model, "--data", str(world_file), "--limit", "2", "--out", str(tmp_path / "out")]
+    settings = ["engine.max_batch_rows=16", "engine.trust_remote_code=true", "prompt.refine=Again.", "max_new_tokens=4"]
+    assert run(*command, "--style", "system", *settings).exit_code == 0
+    assert opened == [
+        (EngineConfig(max_batch_rows=16, trust_remote_code=True), PromptConfig(style="system", refine="Again."))
+    ]
+    wrong = run(*command, "engine.max_batch_row=16", "stop=never")
+    assert wrong.exit_code == 2
+    assert wrong.stderr == "error: engine.max_batch_row: unknown key; stop: unknown key\n"
+    assert len(opened) == 1
 
 
 def test_train_show_and_report(model: str, tmp_path: Path) -> None:

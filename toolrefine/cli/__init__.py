@@ -21,6 +21,7 @@ from toolrefine.cli.common import (
     ModelName,
     Policy,
     ServerURL,
+    Settings,
     Style,
     TemplateKwargs,
     console,
@@ -28,6 +29,7 @@ from toolrefine.cli.common import (
     make_engine,
     make_prompt,
     make_refinement,
+    make_settings,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -134,6 +136,7 @@ def refine(
     model: ModelName,
     data: Annotated[Path, typer.Option(metavar="FILE", help="Prompts: rows with messages and tools.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of final calls, one line a prompt.")],
+    overrides: Settings = None,
     adapter: Adapter = None,
     max_rounds: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 2 by default.")] = None,
     policy: Policy = None,
@@ -147,15 +150,22 @@ def refine(
     """Answer prompts with adaptive self-refinement: refine until the calls no longer change."""
     from collections import Counter
 
+    from toolrefine.config import AnswerConfig
     from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
     from toolrefine.refine import refine as run_refinement
     from toolrefine.types import Checkpoint
 
-    prompt = make_prompt(style, template_kwargs)
-    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-    refinement = make_refinement(policy, max_rounds)
+    config = make_settings(
+        AnswerConfig,
+        overrides,
+        engine=make_engine(server).model_dump(exclude_defaults=True),
+        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        refinement=make_refinement(policy, max_rounds).model_dump(exclude_defaults=True),
+        max_new_tokens=max_new_tokens,
+    )
+    params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens)
     prompts, num_bad = load_prompts(data, out.with_name(out.name + ".quarantine.jsonl"), limit)
     reasons: Counter[str] = Counter()
     num_changed = 0
@@ -164,12 +174,12 @@ def refine(
         quiet_libraries(),
         progress_bar() as progress,
         partial.open("w", encoding="utf-8") as lines,
-        open_engine(Checkpoint(model=model, adapter=adapter), make_engine(server), prompt) as engine,
+        open_engine(Checkpoint(model=model, adapter=adapter), config.engine, config.prompt) as engine,
     ):
         progress.begin("refine", len(prompts))
         for start in range(0, len(prompts), 128):
             part = prompts[start : start + 128]
-            for result in run_refinement(engine, part, refinement, prompt, params):
+            for result in run_refinement(engine, part, config.refinement, config.prompt, params):
                 changed = len(result.rounds) > 1 and not same_calls(result.draft, result.final)
                 reasons[result.stop_reason.value] += 1
                 num_changed += changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,15 +17,16 @@ from toolrefine.cli.common import (
     ModelName,
     Policy,
     ServerURL,
+    Settings,
     Style,
     TemplateKwargs,
-    build,
     console,
     guarded,
     make_dataset,
     make_engine,
     make_prompt,
     make_refinement,
+    make_settings,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -45,9 +46,7 @@ def evaluate(
         ),
     ],
     model: ModelName,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as engine.dtype=bfloat16.")
-    ] = None,
+    overrides: Settings = None,
     adapter: Adapter = None,
     server: ServerURL = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 0 by default.")] = None,
@@ -73,6 +72,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
+    from toolrefine.config import BenchmarkConfig
     from toolrefine.models import fingerprint
     from toolrefine.report import write_benchmark_report
     from toolrefine.results import measure_benchmark
@@ -80,8 +80,9 @@ def evaluate(
     from toolrefine.types import Checkpoint
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
-    config = make_config(
-        overrides or [],
+    config = make_settings(
+        BenchmarkConfig,
+        overrides,
         benchmark=benchmark,
         model=model,
         adapter=adapter,
@@ -133,20 +134,6 @@ def compare(
         print_json({"comparisons": [each.model_dump(mode="json") for each in comparisons]})
     else:
         print_sheet(comparison_sheet(comparisons), console())
-
-
-def make_config(overrides: list[str], **values: Any) -> BenchmarkConfig:
-    """The settings that a command line names, KEY=VALUE last.
-
-    Raises:
-        ConfigError: a value does not fit.
-    """
-    from toolrefine.config import BenchmarkConfig
-    from toolrefine.recipes import apply_override
-
-    for override in overrides:
-        apply_override(values, override)
-    return build(BenchmarkConfig, **values)
 
 
 def open_task_set(config: BenchmarkConfig) -> Benchmark:

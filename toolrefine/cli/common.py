@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
@@ -36,6 +36,7 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at 
 ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
 Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="Refine as this file of toolrefine calibrate says.")]
 Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as engine.dtype=bfloat16.")]
 ServerURL = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="Ask this OpenAI-compatible server of the model.")
 ]
@@ -144,6 +145,19 @@ def make_refinement(policy: Path | None, max_rounds: int | None) -> RefinementCo
 
     found = load_policy(policy) if policy else RefinementConfig()
     return found if max_rounds is None else found.model_copy(update={"max_rounds": max_rounds})
+
+
+def make_settings(record: type[T], overrides: Sequence[str] | None, **values: Any) -> T:
+    """The settings that a command line names, KEY=VALUE last.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit.
+    """
+    from toolrefine.recipes import apply_override
+
+    for override in overrides or ():
+        apply_override(values, override)
+    return build(record, **values)
 
 
 def build(record: type[T], **fields: Any) -> T:
