@@ -372,7 +372,7 @@ class CalibrationConfig(Record):
     prompt: PromptConfig = PromptConfig()
     matching: MatchingConfig = MatchingConfig()
     max_new_tokens: int = Field(default=512, ge=1)
-    temperature: float = 0.7
+    temperature: float = Field(default=0.7, gt=0.0)
     """Of further samples."""
 
 

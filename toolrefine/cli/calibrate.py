@@ -45,7 +45,7 @@ def calibrate(
     budget_broken: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of right drafts, of all, that may turn wrong.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of further samples.")] = 0.7,
+    temperature: Annotated[float, typer.Option(help="Of further samples, above 0.")] = 0.7,
     server: ServerURL = None,
     style: Style = "template",
     template_kwargs: TemplateKwargs = "{}",
