@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,11 @@ import pytest
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
-from toolrefine import engines
+from toolrefine import engines, results
 from toolrefine.cli import app
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import open_engine
+from toolrefine.models import PROMPT_FILE, save_prompt, trained_prompt
 from toolrefine.types import Checkpoint
 
 DEMO = str(REPO / "recipes/demo.toml")
@@ -130,17 +132,24 @@ def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     assert all(answer["num_rounds"] <= 2 for answer in answers)
 
 
-@pytest.mark.parametrize("verb", ["refine", "calibrate"])
-def test_settings_follow_as_key_and_value(
-    verb: str, world_file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[tuple[EngineConfig, PromptConfig]] = []
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EngineConfig, PromptConfig]]:
+    """The settings of the engines that are opened."""
+    found: list[tuple[EngineConfig, PromptConfig]] = []
 
     def note(checkpoint: Checkpoint, engine: EngineConfig, prompt: PromptConfig) -> Any:
-        opened.append((engine, prompt))
+        found.append((engine, prompt))
         return open_engine(checkpoint, engine, prompt)
 
-    monkeypatch.setattr(engines, "open_engine", note)
+    for module in (engines, results):
+        monkeypatch.setattr(module, "open_engine", note)
+    return found
+
+
+@pytest.mark.parametrize("verb", ["refine", "calibrate"])
+def test_settings_follow_as_key_and_value(
+    verb: str, world_file: Path, model: str, opened: list[tuple[EngineConfig, PromptConfig]], tmp_path: Path
+) -> None:
     command = [verb, "--model", model, "--data", str(world_file), "--limit", "2", "--out", str(tmp_path / "out")]
     settings = ["engine.max_batch_rows=16", "engine.trust_remote_code=true", "prompt.refine=Again.", "max_new_tokens=4"]
     assert run(*command, "--style", "system", *settings).exit_code == 0
@@ -151,6 +160,47 @@ def test_settings_follow_as_key_and_value(
     assert wrong.exit_code == 2
     assert wrong.stderr == "error: engine.max_batch_row: unknown key; stop: unknown key\n"
     assert len(opened) == 1
+
+
+def test_a_model_is_asked_as_it_was_trained(
+    model: str, world_file: Path, opened: list[tuple[EngineConfig, PromptConfig]], tmp_path: Path
+) -> None:
+    trained = PromptConfig(style="system", refine="Again.")
+    copied, rows, options = tmp_path / "copied", str(world_file), ["--limit", "2", "--max-new-tokens", "4"]
+    shutil.copytree(model, copied)
+    save_prompt(copied, trained)
+    commands = [
+        ["evaluate", rows, "--model", str(copied), *options],
+        ["evaluate", rows, "--model", model, "--adapter", str(copied), "--limit", "3"],
+        ["refine", "--data", rows, "--model", str(copied), *options],
+        ["calibrate", "--data", rows, "--model", str(copied), *options],
+    ]
+    for number, command in enumerate(commands):
+        result = run(*command, "--out", str(tmp_path / f"out-{number}"))
+        assert opened.pop()[1] == trained, result.output
+        assert "is used with prompt.style=system, as it was trained" in result.stderr
+    for given in (["--style", "template"], ["prompt.style=template"]):
+        result = run(*commands[2], *given, "--out", str(tmp_path / "again"))
+        assert opened.pop()[1] == trained.model_copy(update={"style": "template"})
+        said = f"{copied} was trained with prompt.style=system, and is used with prompt.style=template"
+        assert result.stderr.count(said) == 1
+    (copied / PROMPT_FILE).write_text('{"style": "none"}')
+    refused = run(*commands[2], "--out", str(tmp_path / "again"))
+    assert refused.exit_code == 2
+    assert f"{copied / PROMPT_FILE}: not the prompt settings of a model: style" in refused.stderr
+    assert refused.stderr.endswith("delete it\n")
+
+
+def test_training_on_says_where_it_asks_otherwise(model: str, tmp_path: Path) -> None:
+    small = ["datasets.0.size=6", "rollout.k=2", "rollout.max_new_tokens=4", "evaluation.datasets=[]", "baseline=false"]
+    small += ["selection.policy=all", "sft.max_steps=1", "num_iterations=2", "selection.stop_when_stalled=false"]
+    first = run("train", DEMO, f"model={model}", f"run={tmp_path / 'first'}", *small, "prompt.style=system")
+    assert first.exit_code == 0, first.output
+    assert "trained with prompt" not in first.stderr
+    trained = tmp_path / "first/iterations/002/model"
+    assert trained_prompt(Checkpoint(model=str(trained)))["style"] == "system"
+    on = run("train", DEMO, f"model={trained}", f"run={tmp_path / 'on'}", *small)
+    assert f"{trained} was trained with prompt.style=system, and is used with prompt.style=template" in on.stderr
 
 
 def test_train_show_and_report(model: str, tmp_path: Path) -> None:

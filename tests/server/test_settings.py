@@ -10,8 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from toolrefine.cli.serve import serve
-from toolrefine.config import RefinementConfig
+from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.errors import ConfigError
+from toolrefine.models import save_prompt
 from toolrefine.server import run
 from toolrefine.server.admission import Admission
 from toolrefine.server.errors import RefusalError
@@ -46,6 +47,19 @@ def test_a_file_then_options_then_overrides(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said_in_a_sentence(values: dict[str, Any], overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_settings(None, values, overrides)
+
+
+def test_a_model_in_process_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    save_prompt(tmp_path, PromptConfig(style="system"))
+    path = tmp_path / "serve.toml"
+    path.write_text('[prompt]\nrefine = "Again."\n')
+    trained, given = {"model": str(tmp_path)}, {"model": "nano", "adapter": str(tmp_path)}
+    for values in (trained, given, {**trained, "prompt": {}}):
+        assert load_settings(path, values).prompt == PromptConfig(style="system", refine="Again.")
+    assert load_settings(path, trained, ["prompt.style=template"]).prompt.style == "template"
+    assert load_settings(path, {"upstream": "http://a"}).prompt.style == "template"
+    with pytest.raises(ConfigError, match="adapter"):
+        load_settings(path, trained, ["adapter=3"])
 
 
 @pytest.mark.parametrize("text", [None, "port = ", "refinement = 3\n"])

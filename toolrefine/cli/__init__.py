@@ -24,10 +24,11 @@ from toolrefine.cli.common import (
     Settings,
     Style,
     TemplateKwargs,
+    build,
     console,
+    given_prompt,
     guarded,
     make_engine,
-    make_prompt,
     make_refinement,
     make_settings,
     print_json,
@@ -141,8 +142,8 @@ def refine(
     max_rounds: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 2 by default.")] = None,
     policy: Policy = None,
     limit: Limit = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     server: ServerURL = None,
     max_new_tokens: MaxNewTokens = 512,
     as_json: AsJson = False,
@@ -157,11 +158,13 @@ def refine(
     from toolrefine.refine import refine as run_refinement
     from toolrefine.types import Checkpoint
 
+    checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         AnswerConfig,
+        checkpoint,
         overrides,
         engine=make_engine(server).model_dump(exclude_defaults=True),
-        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
         refinement=make_refinement(policy, max_rounds).model_dump(exclude_defaults=True),
         max_new_tokens=max_new_tokens,
     )
@@ -174,7 +177,7 @@ def refine(
         quiet_libraries(),
         progress_bar() as progress,
         partial.open("w", encoding="utf-8") as lines,
-        open_engine(Checkpoint(model=model, adapter=adapter), config.engine, config.prompt) as engine,
+        open_engine(checkpoint, config.engine, config.prompt) as engine,
     ):
         progress.begin("refine", len(prompts))
         for start in range(0, len(prompts), 128):
@@ -248,16 +251,20 @@ def show(
 def doctor(
     model: ModelName,
     server: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server of it.")] = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model's repository brings.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a model's chat template can be trained on, find its wire format, and compare a server's prompts."""
+    from toolrefine.config import PromptConfig
     from toolrefine.doctor import diagnose
+    from toolrefine.models import settle_prompt
+    from toolrefine.types import Checkpoint
 
     with quiet_libraries():
-        diagnosis = diagnose(model, make_prompt(style, template_kwargs), server, trust_remote_code=trust_remote_code)
+        prompt = build(PromptConfig, **settle_prompt(Checkpoint(model=model), given_prompt(style, template_kwargs)))
+        diagnosis = diagnose(model, prompt, server, trust_remote_code=trust_remote_code)
     if as_json:
         print_json({**diagnosis.model_dump(mode="json"), "healthy": diagnosis.healthy})
     else:

@@ -21,10 +21,10 @@ from toolrefine.cli.common import (
     Style,
     TemplateKwargs,
     console,
+    given_prompt,
     guarded,
     make_dataset,
     make_engine,
-    make_prompt,
     make_refinement,
     make_settings,
     print_json,
@@ -59,8 +59,8 @@ def evaluate(
     ] = "tools",
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     max_new_tokens: MaxNewTokens = 512,
     out: Annotated[
         Path | None,
@@ -82,6 +82,7 @@ def evaluate(
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         BenchmarkConfig,
+        checkpoint,
         overrides,
         benchmark=benchmark,
         model=model,
@@ -93,7 +94,7 @@ def evaluate(
         mode=mode,
         limit=limit,
         engine=make_engine(server).model_dump(exclude_defaults=True),
-        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
         refinement=make_refinement(policy, refine if policy else refine or 0).model_dump(exclude_defaults=True),
         max_new_tokens=max_new_tokens,
         rivals=[name.strip() for name in compare.split(",") if name.strip()],

@@ -19,10 +19,10 @@ from toolrefine.cli.common import (
     Style,
     TemplateKwargs,
     console,
+    given_prompt,
     guarded,
     make_dataset,
     make_engine,
-    make_prompt,
     make_settings,
     print_json,
     progress_bar,
@@ -47,8 +47,8 @@ def calibrate(
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of further samples, above 0.")] = 0.7,
     server: ServerURL = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     max_new_tokens: MaxNewTokens = 512,
     as_json: AsJson = False,
 ) -> None:
@@ -67,9 +67,10 @@ def calibrate(
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         CalibrationConfig,
+        checkpoint,
         overrides,
         engine=make_engine(server).model_dump(exclude_defaults=True),
-        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from toolrefine.cli.common import Adapter, Policy, Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
+from toolrefine.cli.common import Adapter, Policy, Style, TemplateKwargs, given_prompt, guarded, quiet_libraries
 
 
 @guarded
@@ -46,8 +46,8 @@ def serve(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Add a field toolrefine to refined answers.")] = False,
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Log drafts and answers too.")] = False,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
 ) -> None:
     """Refine tool calls behind the OpenAI API: before any compatible server, or with a model in this process."""
     from toolrefine.errors import RequestError
@@ -74,7 +74,7 @@ def serve(
             **(load_policy(policy).model_dump() if policy else {}),
             **given({"max_rounds": max_rounds, "when": when, "min_logprob": min_logprob}),
         },
-        "prompt": make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        "prompt": given_prompt(style, template_kwargs),
     }
     settings = load_settings(config, given(options), overrides or [])
     where = f"http://{settings.host}:{settings.port}/v1"
