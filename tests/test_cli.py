@@ -105,6 +105,25 @@ def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path)
     assert "seed (was 0, now 1)" in refused.stderr
 
 
+def test_evaluations_of_a_run_s_models_have_folders_of_their_own(
+    world_file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = ["runs/tiny/iterations/001", "runs/tiny/iterations/002", "runs/tiny/baseline", "all/full/iterations/001"]
+    places += ["mine/iterations/001"]
+    for place in places:
+        shutil.copytree(model, Path(place) / "model")
+    for folder in ("runs/tiny", "all", "all/full"):
+        Path(folder, "config.json").touch()
+    for place in places:
+        options = ["--model", f"{place}/model", "--limit", "1", "--max-new-tokens", "2"]
+        assert run("evaluate", str(world_file), *options).exit_code == 0
+    assert {path.name for path in Path("evals").iterdir()} == {
+        *(f"museum-tiny-{name}" for name in ("001", "002", "baseline")),
+        *("museum-all-full-001", "museum-model"),
+    }
+
+
 def test_evaluate_refuses_other_rows_in_the_same_file(world_file: Path, model: str, tmp_path: Path) -> None:
     rows, options = tmp_path / "rows.jsonl", ["--model", model, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]
     with gzip.open(world_file) as lines:

@@ -64,7 +64,7 @@ def evaluate(
     max_new_tokens: MaxNewTokens = 512,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Answers and results; evals/BENCHMARK-MODEL by default."),
+        typer.Option(metavar="DIR", help="Answers and results; evals/BENCHMARK-MODEL or -RUN-ITERATION by default."),
     ] = None,
     export_bfcl: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write result files for the official `bfcl evaluate`.")
@@ -101,7 +101,7 @@ def evaluate(
     )
     with quiet_libraries():
         task_set = open_task_set(config)
-        folder = out or Path("evals") / slug(f"{task_set.name}-{Path(adapter or model).name}")
+        folder = out or Path("evals") / slug(f"{task_set.name}-{short_name(adapter or model)}")
         with progress_bar() as progress:
             answered, result = measure_benchmark(task_set, checkpoint, config, folder, progress)
     (folder / "result.md").write_text(to_markdown(sheets(result), notes(result)), encoding="utf-8")
@@ -109,7 +109,7 @@ def evaluate(
     if export_bfcl is not None:
         from toolrefine.benchmarks.bfcl.export import export_results
 
-        export_results(answered.answers, export_bfcl, model=slug(Path(adapter or model).name), mode=config.mode)
+        export_results(answered.answers, export_bfcl, model=slug(short_name(adapter or model)), mode=config.mode)
     if as_json:
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
@@ -161,6 +161,16 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
         raise ConfigError(f"--categories: {config.benchmark} is a file of samples and has none")
     dataset = make_dataset(config.benchmark, config.format, config.limit)
     return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching, local_files([dataset]))
+
+
+def short_name(model: str) -> str:
+    """The last part of a model's name; run and iteration of one that a run has trained."""
+    iteration = Path(model).resolve().parent
+    run = iteration.parent.parent if iteration.parent.name == "iterations" else iteration.parent
+    if Path(model).name != "model" or not (run / "config.json").exists():
+        return Path(model).name
+    outer = f"{run.parent.name}-" if (run.parent / "config.json").exists() else ""  # an ablation's
+    return f"{outer}{run.name}-{iteration.name}"
 
 
 def slug(text: str) -> str:
