@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +56,7 @@ def serve(
     from toolrefine.server.settings import load_settings
 
     try:
-        from toolrefine.server.run import run_server
+        from toolrefine.server.run import bound, run_server
     except ModuleNotFoundError as error:
         raise RequestError(f"serve needs {error.name}; pip install 'toolrefine[serve]'") from None
 
@@ -77,13 +78,10 @@ def serve(
         "prompt": given_prompt(style, template_kwargs),
     }
     settings = load_settings(config, given(options), overrides or [])
-    where = f"http://{settings.host}:{settings.port}/v1"
-    typer.echo(f"{where} refines what {settings.upstream or settings.model} answers; Ctrl+C ends it", err=True)
-    if settings.model:
-        with quiet_libraries():
-            run_server(settings)
-    else:
-        run_server(settings)
+    with bound(settings.host, settings.port) as sockets, quiet_libraries() if settings.model else nullcontext():
+        where = f"http://{settings.host}:{sockets[0].getsockname()[1]}/v1"
+        typer.echo(f"{where} refines what {settings.upstream or settings.model} answers; Ctrl+C ends it", err=True)
+        run_server(settings, sockets)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
