@@ -13,7 +13,7 @@ import pytest
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
-from toolrefine import engines, results
+from toolrefine import __version__, engines, results
 from toolrefine.cli import app
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import open_engine
@@ -63,6 +63,14 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, toolrefine.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_version_and_short_help() -> None:
+    assert run("--version").stdout == f"toolrefine {__version__}\n"
+    for verb in ([], ["train"], ["data"], ["data", "inspect"]):
+        short = run(*verb, "-h")
+        assert short.exit_code == 0
+        assert short.stdout == run(*verb, "--help").stdout
 
 
 def test_convert_writes_what_the_generator_makes(world_file: Path, tmp_path: Path) -> None:

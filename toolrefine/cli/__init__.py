@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import toolrefine
 from toolrefine.cli import ablate, benchmarks, calibrate, serve
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
@@ -43,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_verbs.app, name="data")
 
@@ -52,9 +54,19 @@ def main() -> None:
     app()
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"toolrefine {toolrefine.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
 ) -> None:
     """Teach open-weight language models to call tools better (ToolACE-R, arXiv 2504.01400)."""
     set_debug(debug)
