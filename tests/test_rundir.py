@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolrefine import rundir
 from toolrefine.config import Config
 from toolrefine.errors import RunDirError
 from toolrefine.rundir import (
@@ -113,6 +114,33 @@ def test_what_has_come_to_no_work_takes_another_config(tmp_path: Path) -> None:
         assert {file.name for file in path.rglob("*") if file.is_file()} == {
             *("config.json", "env.json", "lock", "rollouts.jsonl.partial")
         }
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2, 3])
+def test_killed_while_its_config_is_replaced_it_is_the_old_run_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_deleted: int
+) -> None:
+    with open_run(tmp_path, make_config(tmp_path)) as run:
+        run.stage(POOL, list)
+        run.folder("held_out").stage(CALLS, list)
+    deleted: list[Path] = []
+    unlink = Path.unlink
+
+    def unlink_or_die(path: Path, *_: object) -> None:
+        if len(deleted) == num_deleted:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_or_die)
+        patch.setattr(rundir, "write_json", unlink_or_die)
+        with pytest.raises(KeyboardInterrupt), open_run(tmp_path, make_config(tmp_path, seed=1)):
+            pass
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    for seed in (0, 1):
+        with open_run(tmp_path, make_config(tmp_path, seed=seed)) as run:
+            run.stage(POOL, list)
 
 
 @pytest.mark.parametrize(
