@@ -33,6 +33,7 @@ class Counting:
     name = "counting"
     categories = ("once", "twice")
     not_run: Mapping[str, str] = {"thrice": "it takes too long"}
+    files: Sequence[Path] = ()
 
     def prompt(self, config: PromptConfig) -> PromptConfig:
         return config

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from toolrefine import datasets
 from toolrefine.calibration import Budget, Calibration, calibrate, constrained_policies, policies, policy_sheet, to_toml
 from toolrefine.cli.calibrate import calibrate as verb
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
@@ -224,6 +225,18 @@ def test_the_table_shows_the_best_within_the_budget(samples: list[Sample]) -> No
     assert sheet.rows[0][0] == "draft"
     assert "(chosen)" in sheet.rows[1][0]
     assert all(float(row[-2]) <= 1.5 for row in sheet.rows)
+
+
+@pytest.mark.parametrize("given", [["--temperature", "0"], ["temperature=0"]])
+def test_a_temperature_without_further_samples_is_refused_before_any_work(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_pool", lambda *_: pytest.fail("work"))
+    app = typer.Typer()
+    app.command()(verb)
+    result = CliRunner().invoke(app, ["--model", "nano", "--data", "gone.jsonl", "--out", str(tmp_path / "x"), *given])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: temperature: input should be greater than 0, not ")
 
 
 def test_the_verb_writes_a_policy(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,12 @@ import pytest
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
+from toolrefine import __version__, engines, results
 from toolrefine.cli import app
+from toolrefine.config import EngineConfig, PromptConfig
+from toolrefine.engines import open_engine
+from toolrefine.models import PROMPT_FILE, save_prompt, trained_prompt
+from toolrefine.types import Checkpoint
 
 DEMO = str(REPO / "recipes/demo.toml")
 
@@ -59,6 +65,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_version_and_short_help() -> None:
+    assert run("--version").stdout == f"toolrefine {__version__}\n"
+    for verb in ([], ["train"], ["data"], ["data", "inspect"]):
+        short = run(*verb, "-h")
+        assert short.exit_code == 0
+        assert short.stdout == run(*verb, "--help").stdout
+
+
 def test_convert_writes_what_the_generator_makes(world_file: Path, tmp_path: Path) -> None:
     with gzip.open(world_file, "rt") as lines:
         rows = [json.loads(line) for line in lines]
@@ -99,6 +113,37 @@ def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path)
     assert "seed (was 0, now 1)" in refused.stderr
 
 
+def test_evaluations_of_a_run_s_models_have_folders_of_their_own(
+    world_file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = ["runs/tiny/iterations/001", "runs/tiny/iterations/002", "runs/tiny/baseline", "all/full/iterations/001"]
+    places += ["mine/iterations/001"]
+    for place in places:
+        shutil.copytree(model, Path(place) / "model")
+    for folder in ("runs/tiny", "all", "all/full"):
+        Path(folder, "config.json").touch()
+    for place in places:
+        options = ["--model", f"{place}/model", "--limit", "1", "--max-new-tokens", "2"]
+        assert run("evaluate", str(world_file), *options).exit_code == 0
+    assert {path.name for path in Path("evals").iterdir()} == {
+        *(f"museum-tiny-{name}" for name in ("001", "002", "baseline")),
+        *("museum-all-full-001", "museum-model"),
+    }
+
+
+def test_evaluate_refuses_other_rows_in_the_same_file(world_file: Path, model: str, tmp_path: Path) -> None:
+    rows, options = tmp_path / "rows.jsonl", ["--model", model, "--max-new-tokens", "4", "--out", str(tmp_path / "out")]
+    with gzip.open(world_file) as lines:
+        first, *others = lines
+    rows.write_bytes(first)
+    assert run_json("evaluate", str(rows), *options)["overall"]["arms"][0]["accuracy"]["n"] == 1
+    rows.write_bytes(b"".join(others))
+    refused = run("evaluate", str(rows), *options)
+    assert refused.exit_code == 2
+    assert f"{rows}: changed since {tmp_path / 'out'} has read it" in refused.stderr
+
+
 def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "calls.jsonl"
     with gzip.open(world_file, "rt") as lines:
@@ -112,6 +157,77 @@ def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
     assert all(answer["num_rounds"] <= 2 for answer in answers)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[EngineConfig, PromptConfig]]:
+    """The settings of the engines that are opened."""
+    found: list[tuple[EngineConfig, PromptConfig]] = []
+
+    def note(checkpoint: Checkpoint, engine: EngineConfig, prompt: PromptConfig) -> Any:
+        found.append((engine, prompt))
+        return open_engine(checkpoint, engine, prompt)
+
+    for module in (engines, results):
+        monkeypatch.setattr(module, "open_engine", note)
+    return found
+
+
+@pytest.mark.parametrize("verb", ["refine", "calibrate"])
+def test_settings_follow_as_key_and_value(
+    verb: str, world_file: Path, model: str, opened: list[tuple[EngineConfig, PromptConfig]], tmp_path: Path
+) -> None:
+    command = [verb, "--model", model, "--data", str(world_file), "--limit", "2", "--out", str(tmp_path / "out")]
+    settings = ["engine.max_batch_rows=16", "engine.trust_remote_code=true", "prompt.refine=Again.", "max_new_tokens=4"]
+    assert run(*command, "--style", "system", *settings).exit_code == 0
+    assert opened == [
+        (EngineConfig(max_batch_rows=16, trust_remote_code=True), PromptConfig(style="system", refine="Again."))
+    ]
+    wrong = run(*command, "engine.max_batch_row=16", "stop=never")
+    assert wrong.exit_code == 2
+    assert wrong.stderr == "error: engine.max_batch_row: unknown key; stop: unknown key\n"
+    assert len(opened) == 1
+
+
+def test_a_model_is_asked_as_it_was_trained(
+    model: str, world_file: Path, opened: list[tuple[EngineConfig, PromptConfig]], tmp_path: Path
+) -> None:
+    trained = PromptConfig(style="system", refine="Again.")
+    copied, rows, options = tmp_path / "copied", str(world_file), ["--limit", "2", "--max-new-tokens", "4"]
+    shutil.copytree(model, copied)
+    save_prompt(copied, trained)
+    commands = [
+        ["evaluate", rows, "--model", str(copied), *options],
+        ["evaluate", rows, "--model", model, "--adapter", str(copied), "--limit", "3"],
+        ["refine", "--data", rows, "--model", str(copied), *options],
+        ["calibrate", "--data", rows, "--model", str(copied), *options],
+    ]
+    for number, command in enumerate(commands):
+        result = run(*command, "--out", str(tmp_path / f"out-{number}"))
+        assert opened.pop()[1] == trained, result.output
+        assert "is used with prompt.style=system, as it was trained" in result.stderr
+    for given in (["--style", "template"], ["prompt.style=template"]):
+        result = run(*commands[2], *given, "--out", str(tmp_path / "again"))
+        assert opened.pop()[1] == trained.model_copy(update={"style": "template"})
+        said = f"{copied} was trained with prompt.style=system, and is used with prompt.style=template"
+        assert result.stderr.count(said) == 1
+    (copied / PROMPT_FILE).write_text('{"style": "none"}')
+    refused = run(*commands[2], "--out", str(tmp_path / "again"))
+    assert refused.exit_code == 2
+    assert f"{copied / PROMPT_FILE}: not the prompt settings of a model: style" in refused.stderr
+    assert refused.stderr.endswith("delete it\n")
+
+
+def test_training_on_says_where_it_asks_otherwise(model: str, tmp_path: Path) -> None:
+    small = ["datasets.0.size=6", "rollout.k=2", "rollout.max_new_tokens=4", "evaluation.datasets=[]", "baseline=false"]
+    small += ["selection.policy=all", "sft.max_steps=1", "num_iterations=2", "selection.stop_when_stalled=false"]
+    first = run("train", DEMO, f"model={model}", f"run={tmp_path / 'first'}", *small, "prompt.style=system")
+    assert first.exit_code == 0, first.output
+    assert "trained with prompt" not in first.stderr
+    trained = tmp_path / "first/iterations/002/model"
+    assert trained_prompt(Checkpoint(model=str(trained)))["style"] == "system"
+    on = run("train", DEMO, f"model={trained}", f"run={tmp_path / 'on'}", *small)
+    assert f"{trained} was trained with prompt.style=system, and is used with prompt.style=template" in on.stderr
 
 
 def test_train_show_and_report(model: str, tmp_path: Path) -> None:
@@ -154,6 +270,23 @@ def test_suspects_of_a_file_with_planted_labels(model: str, world_file: Path, tm
     assert f"num_suspects       {len(lines)}" in shown.stdout
     assert ("of the completions" in shown.stdout) == bool(lines)
     assert not (folder / "iterations/001/model").exists()
+
+
+def test_a_mistyped_command_does_not_stand_in_the_way_of_the_right_one(
+    model: str, world_file: Path, tmp_path: Path
+) -> None:
+    small = [f"run={tmp_path / 'run'}", "datasets.0.size=4", "rollout.k=1", "rollout.max_new_tokens=4"]
+    right = [*small, "selection.policy=all", "sft.max_steps=1", "num_iterations=1", "baseline=false"]
+    held_out = 'evaluation.datasets=[{{source="{}", limit=2}}]'
+    for wrong in (
+        ["model=no/such", *right],
+        [f"model={model}", *right, "datasets.0.domain=moon"],
+        [f"model={model}", *right, held_out.format(tmp_path / "gone.jsonl")],
+        [f"model={model}", *right, held_out.format(world_file), "engine.device=cuda:99"],
+    ):
+        assert run("train", DEMO, *wrong).exit_code == 2
+    assert run("train", DEMO, f"model={model}", *right, held_out.format(world_file)).exit_code == 0
+    assert "was 1, now 2" in run("train", DEMO, f"model={model}", *right, "num_iterations=2").stderr
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from test_chat import KIMI, MISTRAL, TEXT_ARGUMENTS, tokenizer_with
+from typer.testing import CliRunner
 
 from toolrefine.chat import Chat
+from toolrefine.cli import app
 from toolrefine.config import PromptConfig
 from toolrefine.doctor import CONVERSATIONS, TOOLS, Diagnosis, compare_with_server, diagnose
 from toolrefine.errors import WorkError
-from toolrefine.models import load_tokenizer
+from toolrefine.models import load_tokenizer, save_prompt
 from toolrefine.types import Checkpoint
 
 PLAIN = (
@@ -69,6 +71,13 @@ def test_faults_are_named(tmp_path: Path, spoil: tuple[str, str], check: str, wo
 def test_style_system_mends_a_template_without_tools(tmp_path: Path) -> None:
     assert not diagnose_template(tmp_path, PLAIN).healthy
     assert diagnose_template(tmp_path, PLAIN, style="system").healthy
+
+
+def test_a_model_is_examined_as_it_was_trained(tmp_path: Path) -> None:
+    assert not diagnose_template(tmp_path, PLAIN).healthy
+    save_prompt(tmp_path, PromptConfig(style="system"))
+    assert CliRunner().invoke(app, ["doctor", "--model", str(tmp_path)]).exit_code == 0
+    assert CliRunner().invoke(app, ["doctor", "--model", str(tmp_path), "--style", "template"]).exit_code == 1
 
 
 class Server(BaseHTTPRequestHandler):

@@ -13,7 +13,9 @@ import pytest
 
 from toolrefine import loop
 from toolrefine.config import Config
+from toolrefine.datasets.export import write_samples
 from toolrefine.engines.scripted import ScriptedEngine
+from toolrefine.errors import RunDirError
 from toolrefine.formats import get_format
 from toolrefine.report.words import tell
 from toolrefine.rundir import open_run
@@ -151,6 +153,33 @@ def test_suspects_come_before_any_training_which_goes_on_from_there(world: World
     assert not list((tmp_path / "asked").rglob("eval"))
     train(config)
     assert data_files(tmp_path / "asked") == data_files(tmp_path / "whole")
+
+
+def test_changed_data_are_not_taken_for_those_that_were_read(
+    world: World, samples: list[Sample], tmp_path: Path
+) -> None:
+    pool, held_out = tmp_path / "pool.jsonl", tmp_path / "held-out.jsonl"
+    write_samples(pool, samples[:10])
+    write_samples(held_out, samples[:6])
+    files = {
+        "datasets": [{"format": "canonical", "source": str(pool)}],
+        "evaluation": {"datasets": [{"format": "canonical", "source": str(held_out)}]},
+        "num_iterations": 1,
+    }
+    config = make_config(tmp_path / "run", **files)
+    with open_run(Path(config.run), config) as run:
+        loop.doubt(config, run)
+    mended = pool.read_bytes().replace(b"{", b" {", 1)
+    pool.write_bytes(mended)
+    with pytest.raises(RunDirError, match=f"{pool}: changed since {tmp_path / 'run'}"):
+        train(config)
+    train(make_config(tmp_path / "again", **files))
+    held_out.write_bytes(mended)
+    with pytest.raises(RunDirError, match=f"{held_out}: changed since"):
+        train(make_config(tmp_path / "again", **files))
+    for path in (pool, held_out):
+        path.unlink()
+    train(make_config(tmp_path / "again", **files))
 
 
 def test_waves_select_the_same_from_fewer_completions(world: World, tmp_path: Path) -> None:

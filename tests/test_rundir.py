@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolrefine import rundir
 from toolrefine.config import Config
 from toolrefine.errors import RunDirError
 from toolrefine.rundir import (
+    POOL,
+    SOURCES,
     RunDir,
     Stage,
     differences,
+    digest_of,
     keep_whole_chunks,
     open_run,
     read_records,
@@ -111,15 +116,128 @@ def make_config(folder: Path, **changes: object) -> Config:
 
 
 def test_a_changed_config_is_refused_by_key(tmp_path: Path) -> None:
-    with open_run(tmp_path, make_config(tmp_path)):
-        pass
-    with open_run(tmp_path, make_config(tmp_path)):
-        pass
+    for _ in range(2):
+        with open_run(tmp_path, make_config(tmp_path)) as run:
+            run.iteration(1).stage(CALLS, lambda: [call(1)])
     with (
         pytest.raises(RunDirError, match=r"seed \(was 0, now 1\), rollout.k \(was 8, now 4\)"),
         open_run(tmp_path, make_config(tmp_path, seed=1, rollout={"k": 4})),
     ):
         pass
+
+
+def test_what_has_come_to_no_work_takes_another_config(tmp_path: Path) -> None:
+    def fail() -> Iterator[ToolCall]:
+        yield call(1)
+        raise RuntimeError
+
+    source, path = tmp_path / "rows.jsonl", tmp_path / "run"
+    source.touch()
+    with open_run(path, make_config(path)) as run:
+        run.check_sources(POOL, [source])
+        run.stage(POOL, list)
+        with pytest.raises(RuntimeError):
+            run.folder("held_out").stage(CALLS, fail)
+        (run.iteration(0).path / "rollouts.jsonl.partial").touch()
+    with open_run(path, make_config(path, seed=1)):
+        assert json.loads((path / "config.json").read_text())["seed"] == 1
+        assert {file.name for file in path.rglob("*") if file.is_file()} == {
+            *("config.json", "env.json", "lock", "rollouts.jsonl.partial")
+        }
+
+
+@pytest.mark.parametrize("num_deleted", [0, 1, 2, 3])
+def test_killed_while_its_config_is_replaced_it_is_the_old_run_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_deleted: int
+) -> None:
+    with open_run(tmp_path, make_config(tmp_path)) as run:
+        run.stage(POOL, list)
+        run.folder("held_out").stage(CALLS, list)
+    deleted: list[Path] = []
+    unlink = Path.unlink
+
+    def unlink_or_die(path: Path, *_: object) -> None:
+        if len(deleted) == num_deleted:
+            raise KeyboardInterrupt
+        deleted.append(path)
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_or_die)
+        patch.setattr(rundir, "write_json", unlink_or_die)
+        with pytest.raises(KeyboardInterrupt), open_run(tmp_path, make_config(tmp_path, seed=1)):
+            pass
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+    for seed in (0, 1):
+        with open_run(tmp_path, make_config(tmp_path, seed=seed)) as run:
+            run.stage(POOL, list)
+
+
+@pytest.mark.parametrize(
+    "work", ["answers.jsonl", "iterations/001/rollouts.jsonl.partial", "iterations/001/model.partial/x", "my-notes.txt"]
+)
+def test_work_that_is_not_whole_is_kept_with_its_config(tmp_path: Path, work: str) -> None:
+    with open_run(tmp_path, make_config(tmp_path)) as run:
+        run.stage(POOL, list)
+    (tmp_path / work).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / work).write_text("{}")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunDirError, match="seed"), open_run(tmp_path, make_config(tmp_path, seed=1)):
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_folder_with_a_config_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    for _ in range(2):
+        with pytest.raises(RunDirError, match="model_type"), open_run(tmp_path, make_config(tmp_path)):
+            pass
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "qwen3"}'
+
+
+def test_a_config_is_not_replaced_under_another_process(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path, make_config(tmp_path)),
+        pytest.raises(RunDirError, match="another process"),
+        open_run(tmp_path, make_config(tmp_path, seed=1)),
+    ):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_a_stage_is_not_taken_for_one_of_other_files(tmp_path: Path) -> None:
+    run, source = RunDir(tmp_path / "run"), tmp_path / "rows.jsonl"
+    stages = [(run, CALLS), (run.folder("held_out"), CALLS)]
+    for content in ("a failed attempt", "read"):
+        source.write_text(content)
+        for folder, stage in stages:
+            folder.check_sources(stage, [source])
+    for folder, stage in stages:
+        folder.stage(stage, list)
+        os.utime(source, (0, 0))  # what counts is the content
+        folder.check_sources(stage, [source])
+    source.write_text("else")
+    for folder, stage in stages:
+        with pytest.raises(
+            RunDirError, match=rf"rows\.jsonl: changed since .*{run.path}.*delete that folder, or choose another"
+        ):
+            folder.check_sources(stage, [source])
+    source.unlink()
+    for folder, stage in stages:
+        folder.check_sources(stage, [source])
+
+
+def test_a_stage_of_an_earlier_version_has_no_note_and_is_trusted(tmp_path: Path) -> None:
+    run, source = RunDir(tmp_path / "run"), tmp_path / "rows.jsonl"
+    run.stage(CALLS, list)
+    source.write_text("else")
+    run.check_sources(CALLS, [source])
+    assert not (run.path / SOURCES).exists()
+
+
+def test_what_is_no_file_has_no_digest(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert [digest_of(path) for path in (tmp_path, tmp_path / "pipe", tmp_path / "gone")] == ["", "", ""]
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig,
     Raises:
         ToolrefineError: see toolrefine.errors.
     """
+    run.check_sources(TASKS, benchmark.files)
     tasks = run.stage(TASKS, load_tasks, benchmark, config.limit)
     prompt = benchmark.prompt(config.prompt)
     params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens, seed=config.seed)

@@ -357,6 +357,26 @@ class BenchmarkConfig(Record):
         return max((int(rival.split(":")[1]) for rival in self.rivals), default=0)
 
 
+class AnswerConfig(Record):
+    """How one model answers prompts of the user's: toolrefine refine."""
+
+    engine: EngineConfig = EngineConfig()
+    prompt: PromptConfig = PromptConfig()
+    refinement: RefinementConfig = RefinementConfig()
+    max_new_tokens: int = Field(default=512, ge=1)
+
+
+class CalibrationConfig(Record):
+    """How one model answers a development set: toolrefine calibrate."""
+
+    engine: EngineConfig = EngineConfig()
+    prompt: PromptConfig = PromptConfig()
+    matching: MatchingConfig = MatchingConfig()
+    max_new_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.7, gt=0.0)
+    """Of further samples."""
+
+
 class Config(Record):
     """A whole run."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolrefine.config import Config
 from toolrefine.corpus import build_corpus, direct_corpus
-from toolrefine.datasets import dataset_name, load_pool
+from toolrefine.datasets import dataset_name, load_pool, local_files
 from toolrefine.engines import open_engine
 from toolrefine.errors import ConfigError
 from toolrefine.evaluate import evaluate
@@ -74,6 +74,7 @@ def load_samples(config: Config, run: RunDir) -> list[Sample]:
     """The pool; before the first of all work the model's template is checked, once."""
     if not (run.path / POOL.path).exists():
         check_template(Checkpoint(model=config.model), config)
+    run.check_sources(POOL, local_files(config.datasets))
     return run.stage(POOL, load_pool, config.datasets, run.path / "quarantine.jsonl")
 
 
@@ -133,12 +134,12 @@ def load_held_out(config: Config, run: RunDir) -> dict[str, list[Sample]]:
     names = [dataset_name(dataset) for dataset in config.evaluation.datasets]
     if len({*names}) < len(names):
         raise ConfigError(f"evaluation.datasets: two of {', '.join(names)} have one name; set name")
-    return {
-        name: folder.stage(
-            Stage(f"{name}.jsonl", Sample), load_pool, [dataset], folder.path / f"{name}.quarantine.jsonl"
-        )
-        for name, dataset in zip(names, config.evaluation.datasets, strict=True)
-    }
+    held_out: dict[str, list[Sample]] = {}
+    for name, dataset in zip(names, config.evaluation.datasets, strict=True):
+        stage = Stage(f"{name}.jsonl", Sample)
+        folder.check_sources(stage, local_files([dataset]))
+        held_out[name] = folder.stage(stage, load_pool, [dataset], folder.path / f"{name}.quarantine.jsonl")
+    return held_out
 
 
 def count_solvable(groups: Sequence[Group]) -> int:

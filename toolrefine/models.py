@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from toolrefine.config import PromptConfig, describe
 from toolrefine.errors import RequestError
 from toolrefine.nano import NANO_DIR
+from toolrefine.rundir import write_json
 from toolrefine.types import Checkpoint
+
+PROMPT_FILE = "toolrefine_prompt.json"
+"""In the folder of a model or an adapter: the prompt settings that it has been trained with."""
+_ASKED_WITH = {"style", "format", "template_kwargs", "refine"}
+"""The prompt settings on which answers depend."""
+
+log = logging.getLogger(__name__)
 
 
 def resolve_model(name: str) -> str:
@@ -26,6 +39,45 @@ def fingerprint(checkpoint: Checkpoint) -> str:
             if path.suffix in (".safetensors", ".bin", ".json", ".jinja"):
                 digest.update(f"{path.name} {found.st_size} {found.st_mtime_ns}\n".encode())
     return "" if digest.digest() == hashlib.sha256().digest() else digest.hexdigest()[:16]
+
+
+def save_prompt(folder: Path, prompt: PromptConfig) -> None:
+    """Put the prompt settings of a training beside the model that it makes."""
+    write_json(folder / PROMPT_FILE, prompt.model_dump(include=_ASKED_WITH))
+
+
+def trained_prompt(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The prompt settings that a checkpoint was trained with, the adapter's first; empty where none were saved.
+
+    Raises:
+        RequestError: the file is not readable.
+    """
+    for name in filter(None, (checkpoint.adapter, checkpoint.model)):
+        path = Path(resolve_model(name)) / PROMPT_FILE
+        if path.is_file():
+            try:
+                return PromptConfig.model_validate_json(path.read_bytes()).model_dump(include=_ASKED_WITH)
+            except (OSError, ValidationError) as error:
+                problem = describe(error) if isinstance(error, ValidationError) else error.strerror
+                raise RequestError(f"{path}: not the prompt settings of a model: {problem}; delete it") from None
+    return {}
+
+
+def settle_prompt(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt settings: those given, which are said to differ where they do, and else what the model was trained with.
+
+    Raises:
+        RequestError: the settings beside the model are not readable.
+    """
+    trained, name = trained_prompt(checkpoint), checkpoint.adapter or checkpoint.model
+    usual = PromptConfig().model_dump()
+    for key, value in trained.items():
+        if given.get(key, value) != value:
+            used = given[key]
+            log.warning("%s was trained with prompt.%s=%s, and is used with prompt.%s=%s", name, key, value, key, used)
+        elif key not in given and value != usual[key]:
+            log.info("%s is used with prompt.%s=%s, as it was trained", name, key, value)
+    return {**trained, **given}
 
 
 def resolve_device(name: str) -> str:

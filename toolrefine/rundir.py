@@ -7,6 +7,7 @@ goes on from the last whole chunk and ends in the same bytes.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -41,6 +42,11 @@ SELECTED = Stage("selected.jsonl", Selected)
 SUSPECTS = Stage("suspects.jsonl", Suspect)
 CORPUS = Stage("corpus.jsonl", Example)
 CHECKPOINT = "checkpoint.json"
+SOURCES = "sources.json"
+"""Which files the stages were made of: stage -> path -> digest."""
+METRICS = "metrics.jsonl"
+READ = ("quarantine.jsonl", POOL.path, "tasks.jsonl", "held_out/*.jsonl")
+"""What a run reads before any work: made again in seconds."""
 
 
 def evaluation_stage(name: str) -> Stage[EvalItem]:
@@ -123,6 +129,30 @@ class RunDir:
 
         return self._run(stage, lambda _: total, write)
 
+    def check_sources(self, stage: Stage[R], paths: Iterable[Path]) -> None:
+        """Take note of the files that a stage is about to be made of; once it is complete, make sure of them.
+
+        A file that is gone has not changed, and a stage without a note is trusted.
+
+        Raises:
+            RunDirError: a file has changed.
+        """
+        notes = self.root / SOURCES
+        stages: dict[str, dict[str, str]] = read_json(notes) if notes.exists() else {}
+        label = self._label(stage.path)
+        complete = (self.path / stage.path).exists()
+        known = stages.get(label, {})
+        found = {str(path): digest for path in paths if (digest := digest_of(path))}
+        if not complete and found != known:
+            write_json(notes, {**stages, label: found})
+        changed = [path for path, digest in found.items() if complete and known.get(path, digest) != digest]
+        if changed:
+            others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise RunDirError(
+                f"{changed[0]}{others}: changed since {self.root} has read it; delete that folder, or choose another "
+                "(run=NAME, or --out)"
+            )
+
     def _run(self, stage: Stage[R], total: Callable[[list[R]], int], write: Callable[[Path], None]) -> list[R]:
         final = self.path / stage.path
         with self._timed(stage.path, final) as found:
@@ -164,7 +194,7 @@ class RunDir:
                 "wall_s": round(time.monotonic() - started, 3),
                 "time": round(time.time(), 3),
             }
-            with (self.root / "metrics.jsonl").open("a") as file:
+            with (self.root / METRICS).open("a") as file:
                 file.write(json.dumps(event) + "\n")
 
     def _label(self, what: str) -> str:
@@ -208,6 +238,9 @@ def open_run(path: Path, config: Record, progress: Progress | None = None) -> It
 def check_config(path: Path, config: Record) -> None:
     """Write the config of a new run, or compare it with the one that the run was started with.
 
+    A run that has come to no work takes another config: what has failed at once does not stand in the way of what mends
+    it.
+
     Raises:
         RunDirError: they differ; names the keys.
     """
@@ -215,22 +248,34 @@ def check_config(path: Path, config: Record) -> None:
     if not path.exists():
         write_json(path, wanted)
         return
-    try:
-        started = json.loads(path.read_text())
-    except ValueError:
-        raise RunDirError(
-            f"{path}: not readable; delete the run's folder or choose another (run=NAME, or --out)"
-        ) from None
+    started = read_json(path)
     changed = [
         f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
         for key, old, new in differences(started, wanted)
         if old != new
     ]
-    if changed:
+    if not changed:
+        return
+    if has_work(path.parent):
         raise RunDirError(
             f"{path.parent}: this run was started with another config: {', '.join(changed)}; "
             "put the values back, delete the folder, or choose another (run=NAME, or --out)"
         )
+    for pattern in (*READ, SOURCES, METRICS):  # before the config, so that a kill leaves nothing of one under another
+        for file in (*path.parent.glob(pattern), *path.parent.glob(f"{pattern}.partial")):
+            file.unlink()
+    write_json(path, wanted)
+
+
+def has_work(folder: Path) -> bool:
+    """Whether there is more in the folder of a run than its settings, its logs and what it has read; or it is none."""
+    names = {"config.json", "env.json", "lock", SOURCES, METRICS, *READ}
+
+    def is_light(path: Path) -> bool:
+        name = path.name.removesuffix(".partial")
+        return path.is_dir() or name in names or path.parent.name == "held_out" or path.lstat().st_size == 0
+
+    return not (folder / "env.json").exists() or not all(map(is_light, folder.rglob("*")))
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -290,6 +335,31 @@ def keep_whole_chunks(path: Path, chunk_size: int) -> int:
                 keep = size
     os.truncate(path, keep)
     return count - count % chunk_size
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file of a run.
+
+    Raises:
+        RunDirError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise RunDirError(
+            f"{path}: not readable; delete the run's folder or choose another (run=NAME, or --out)"
+        ) from None
+
+
+def digest_of(path: Path) -> str:
+    """Size and content of a file as a short text; empty where there is no file to be read."""
+    if not path.is_file():  # what is a pipe would be used up
+        return ""
+    try:
+        with path.open("rb") as file:
+            return f"{os.fstat(file.fileno()).st_size} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError:
+        return ""
 
 
 def write_json(path: Path, value: Any) -> None:

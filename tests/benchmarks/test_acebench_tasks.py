@@ -106,6 +106,7 @@ def has(garden: Path, category: str) -> bool:
 def test_it_is_a_benchmark(garden: Path) -> None:
     bench: Benchmark = AceBench(data=garden)
     assert bench.name == "acebench"
+    assert {*bench.files} == {*garden.rglob("*.json")}
     assert bench.prompt(PromptConfig(style="system")) == PromptConfig(style="system")
     assert bench.categories == tuple(f"{language}/{name}" for language in ("en", "zh") for name in (*NORMAL, *SPECIAL))
     assert set(bench.not_run) == {f"{language}/{name}" for language in ("en", "zh") for name in AGENT}

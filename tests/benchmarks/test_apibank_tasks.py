@@ -142,6 +142,15 @@ def test_descriptions_come_from_official_sources_which_are_not_run(data: Path) -
     assert "required" not in tool.parameters
 
 
+def test_its_files_are_those_of_the_categories(data: Path) -> None:
+    def names(*categories: str) -> set[str]:
+        return {path.name for path in ApiBank(data, categories=categories).files}
+
+    assert names("level-2") == {"book.py", "toolrl_level1.json", "Book-level-3-1.jsonl"}
+    assert names("level-1") == {"book.py", "toolrl_level1.json", "Book-level-1-1.jsonl", "Empty-level-1-1.jsonl"}
+    assert names() == {*names("level-1"), *names("level-2"), "toolrl_level2.json"}
+
+
 def test_without_sources_descriptions_come_from_toolrl(data: Path) -> None:
     (data / "apis" / "book.py").unlink()
     assert next(iter(ApiBank(data=data).load("level-1"))).tools[0].description == "Books.\n1. Nothing else."

@@ -171,6 +171,12 @@ def test_the_package_its_data_or_the_folder_around_it_can_be_named(package: Path
     assert find_bfcl(package / place).root == package.resolve()
 
 
+def test_its_files_are_questions_and_answers(package: Path) -> None:
+    names = {path.name for path in Bfcl(data=package).files}
+    assert "BFCL_v4_simple_python.json" in names
+    assert all(path.is_file() for path in Bfcl(data=package).files)
+
+
 def test_missing_data_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pip install --no-deps bfcl-eval"):
         Bfcl(data=tmp_path)

@@ -71,6 +71,10 @@ def call(name: str, **arguments: Any) -> ToolCall:
     return ToolCall(name=name, arguments=arguments)
 
 
+def test_its_files_are_those_of_the_categories(data: Path) -> None:
+    assert ToolAlpaca(data=data, categories=["real"]).files == [data / "eval_real.json"]
+
+
 def test_functions_become_typed_tools_without_the_keys_of_the_api(data: Path) -> None:
     task = tasks_in(data)[0]
     search, cast, rate = task.tools

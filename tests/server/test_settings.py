@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from toolrefine.cli.serve import serve
-from toolrefine.config import RefinementConfig
+from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.errors import ConfigError
+from toolrefine.models import save_prompt
 from toolrefine.server import run
 from toolrefine.server.admission import Admission
 from toolrefine.server.errors import RefusalError
@@ -48,6 +51,19 @@ def test_what_does_not_fit_is_said_in_a_sentence(values: dict[str, Any], overrid
         load_settings(None, values, overrides)
 
 
+def test_a_model_in_process_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    save_prompt(tmp_path, PromptConfig(style="system"))
+    path = tmp_path / "serve.toml"
+    path.write_text('[prompt]\nrefine = "Again."\n')
+    trained, given = {"model": str(tmp_path)}, {"model": "nano", "adapter": str(tmp_path)}
+    for values in (trained, given, {**trained, "prompt": {}}):
+        assert load_settings(path, values).prompt == PromptConfig(style="system", refine="Again.")
+    assert load_settings(path, trained, ["prompt.style=template"]).prompt.style == "template"
+    assert load_settings(path, {"upstream": "http://a"}).prompt.style == "template"
+    with pytest.raises(ConfigError, match="adapter"):
+        load_settings(path, trained, ["adapter=3"])
+
+
 @pytest.mark.parametrize("text", [None, "port = ", "refinement = 3\n"])
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "serve.toml"
@@ -68,12 +84,40 @@ def app() -> typer.Typer:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     """The servers that would have run."""
     found: list[ServerConfig] = []
-    monkeypatch.setattr(run, "run_server", found.append)
+    monkeypatch.setattr(run, "run_server", lambda config, _: found.append(config))
     return found
 
 
+def test_an_address_that_cannot_be_had_is_said_first(app: typer.Typer, started: list[ServerConfig]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = CliRunner().invoke(app, ["--model", "nano", "--port", port])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: port {port} is in use; choose another with --port\n"
+    result = CliRunner().invoke(app, ["--model", "nano", "--host", "no.such.host.invalid"])
+    assert result.exit_code == 2
+    assert "no.such.host.invalid:8080: cannot be bound" in result.stderr
+    assert not started
+
+
+def test_the_port_that_was_found_is_said(app: typer.Typer, started: list[ServerConfig]) -> None:
+    result = CliRunner().invoke(app, ["--upstream", "http://a/v1", "--port", "0", "--host", "localhost"])
+    assert result.exit_code == 0, result.output
+    assert re.match(r"http://localhost:[1-9]\d+/v1 refines what http://a/v1 answers", result.stderr)
+
+
 def test_the_verb(app: typer.Typer, started: list[ServerConfig]) -> None:
-    options = ["--upstream", "http://a/v1", "--max-rounds", "1", "--when", "always", "limits.max_queue=3"]
+    options = [
+        "--upstream",
+        "http://a/v1",
+        "--port",
+        "0",
+        "--max-rounds",
+        "1",
+        "--when",
+        "always",
+        "limits.max_queue=3",
+    ]
     result = CliRunner().invoke(app, options, env={"TOOLREFINE_API_KEY": "secret"})
     assert result.exit_code == 0, result.output
     assert "secret" not in result.output
@@ -90,7 +134,7 @@ def test_the_verb_takes_a_policy_and_options_come_after(
         max_rounds=4, when="uncertain", how="resample", accept="likelier", min_logprob=-0.3, constrain=True
     )
     path.write_text("[refinement]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in policy.model_dump().items()))
-    result = CliRunner().invoke(app, ["--model", "nano", "--policy", str(path), "--max-rounds", "2"])
+    result = CliRunner().invoke(app, ["--model", "nano", "--port", "0", "--policy", str(path), "--max-rounds", "2"])
     assert result.exit_code == 0, result.output
     assert started[0].refinement == policy.model_copy(update={"max_rounds": 2})
 

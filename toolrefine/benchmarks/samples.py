@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from toolrefine.benchmarks.task import Figure, Task
 from toolrefine.benchmarks.verdict import Verdict
@@ -19,8 +20,11 @@ class SampleBenchmark:
 
     not_run: Mapping[str, str] = {}
 
-    def __init__(self, name: str, samples: Sequence[Sample], matching: MatchingConfig = EXACT) -> None:
+    def __init__(
+        self, name: str, samples: Sequence[Sample], matching: MatchingConfig = EXACT, files: Sequence[Path] = ()
+    ) -> None:
         self.name = name
+        self.files = files
         self.matching = matching
         self.samples = {sample.id: sample for sample in samples}
         kinds = {sample.kind for sample in samples}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from toolrefine.benchmarks.verdict import Verdict
@@ -81,6 +82,11 @@ class Benchmark(Protocol):
     @property
     def not_run(self) -> Mapping[str, str]:
         """Categories of the benchmark that cannot be run -> why."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The local files that its tasks and their gold come from."""
         ...
 
     def prompt(self, config: PromptConfig) -> PromptConfig:

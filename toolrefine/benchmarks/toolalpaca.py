@@ -91,6 +91,7 @@ class ToolAlpaca:
         """
         self.data = data
         self.categories = choose_categories(categories, tuple(_FILES), self.name)
+        self.files: Sequence[Path] = [(data or Path()) / _FILES[category] for category in self.categories]
 
     def prompt(self, config: PromptConfig) -> PromptConfig:
         """As asked for."""

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import toolrefine
 from toolrefine.cli import ablate, benchmarks, calibrate, serve
 from toolrefine.cli import data as data_verbs
 from toolrefine.cli.common import (
@@ -21,13 +22,16 @@ from toolrefine.cli.common import (
     ModelName,
     Policy,
     ServerURL,
+    Settings,
     Style,
     TemplateKwargs,
+    build,
     console,
+    given_prompt,
     guarded,
     make_engine,
-    make_prompt,
     make_refinement,
+    make_settings,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -40,6 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_verbs.app, name="data")
 
@@ -49,9 +54,19 @@ def main() -> None:
     app()
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"toolrefine {toolrefine.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and end.")
+    ] = False,
 ) -> None:
     """Teach open-weight language models to call tools better (ToolACE-R, arXiv 2504.01400)."""
     set_debug(debug)
@@ -134,12 +149,13 @@ def refine(
     model: ModelName,
     data: Annotated[Path, typer.Option(metavar="FILE", help="Prompts: rows with messages and tools.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of final calls, one line a prompt.")],
+    overrides: Settings = None,
     adapter: Adapter = None,
     max_rounds: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 2 by default.")] = None,
     policy: Policy = None,
     limit: Limit = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     server: ServerURL = None,
     max_new_tokens: MaxNewTokens = 512,
     as_json: AsJson = False,
@@ -147,15 +163,24 @@ def refine(
     """Answer prompts with adaptive self-refinement: refine until the calls no longer change."""
     from collections import Counter
 
+    from toolrefine.config import AnswerConfig
     from toolrefine.datasets.prompts import load_prompts
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.matching import same_calls
     from toolrefine.refine import refine as run_refinement
     from toolrefine.types import Checkpoint
 
-    prompt = make_prompt(style, template_kwargs)
-    params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
-    refinement = make_refinement(policy, max_rounds)
+    checkpoint = Checkpoint(model=model, adapter=adapter)
+    config = make_settings(
+        AnswerConfig,
+        checkpoint,
+        overrides,
+        engine=make_engine(server).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
+        refinement=make_refinement(policy, max_rounds).model_dump(exclude_defaults=True),
+        max_new_tokens=max_new_tokens,
+    )
+    params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens)
     prompts, num_bad = load_prompts(data, out.with_name(out.name + ".quarantine.jsonl"), limit)
     reasons: Counter[str] = Counter()
     num_changed = 0
@@ -164,12 +189,12 @@ def refine(
         quiet_libraries(),
         progress_bar() as progress,
         partial.open("w", encoding="utf-8") as lines,
-        open_engine(Checkpoint(model=model, adapter=adapter), make_engine(server), prompt) as engine,
+        open_engine(checkpoint, config.engine, config.prompt) as engine,
     ):
         progress.begin("refine", len(prompts))
         for start in range(0, len(prompts), 128):
             part = prompts[start : start + 128]
-            for result in run_refinement(engine, part, refinement, prompt, params):
+            for result in run_refinement(engine, part, config.refinement, config.prompt, params):
                 changed = len(result.rounds) > 1 and not same_calls(result.draft, result.final)
                 reasons[result.stop_reason.value] += 1
                 num_changed += changed
@@ -238,16 +263,20 @@ def show(
 def doctor(
     model: ModelName,
     server: Annotated[str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server of it.")] = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model's repository brings.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that a model's chat template can be trained on, find its wire format, and compare a server's prompts."""
+    from toolrefine.config import PromptConfig
     from toolrefine.doctor import diagnose
+    from toolrefine.models import settle_prompt
+    from toolrefine.types import Checkpoint
 
     with quiet_libraries():
-        diagnosis = diagnose(model, make_prompt(style, template_kwargs), server, trust_remote_code=trust_remote_code)
+        prompt = build(PromptConfig, **settle_prompt(Checkpoint(model=model), given_prompt(style, template_kwargs)))
+        diagnosis = diagnose(model, prompt, server, trust_remote_code=trust_remote_code)
     if as_json:
         print_json({**diagnosis.model_dump(mode="json"), "healthy": diagnosis.healthy})
     else:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolrefine.cli.benchmarks import make_config, open_task_set
-from toolrefine.cli.common import AsJson, Limit, console, guarded, print_json, progress_bar, quiet_libraries
+from toolrefine.cli.benchmarks import open_task_set
+from toolrefine.cli.common import AsJson, Limit, build, console, guarded, print_json, progress_bar, quiet_libraries
 
 if TYPE_CHECKING:
     from toolrefine.config import BenchmarkConfig, Config
@@ -67,9 +67,11 @@ def benchmark_settings(name: str, config: Config, data: Path | None, mode: str, 
     Raises:
         ConfigError: a value does not fit.
     """
+    from toolrefine.config import BenchmarkConfig
+
     own = data / name if data and (data / name).is_dir() else data
-    return make_config(
-        [],
+    return build(
+        BenchmarkConfig,
         benchmark=name,
         model=config.model,
         data=str(own or ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,15 +17,16 @@ from toolrefine.cli.common import (
     ModelName,
     Policy,
     ServerURL,
+    Settings,
     Style,
     TemplateKwargs,
-    build,
     console,
+    given_prompt,
     guarded,
     make_dataset,
     make_engine,
-    make_prompt,
     make_refinement,
+    make_settings,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -45,9 +46,7 @@ def evaluate(
         ),
     ],
     model: ModelName,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as engine.dtype=bfloat16.")
-    ] = None,
+    overrides: Settings = None,
     adapter: Adapter = None,
     server: ServerURL = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Refinement rounds, at most; 0 by default.")] = None,
@@ -60,12 +59,12 @@ def evaluate(
     ] = "tools",
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     max_new_tokens: MaxNewTokens = 512,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Answers and results; evals/BENCHMARK-MODEL by default."),
+        typer.Option(metavar="DIR", help="Answers and results; evals/BENCHMARK-MODEL or -RUN-ITERATION by default."),
     ] = None,
     export_bfcl: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write result files for the official `bfcl evaluate`.")
@@ -73,6 +72,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
+    from toolrefine.config import BenchmarkConfig
     from toolrefine.models import fingerprint
     from toolrefine.report import write_benchmark_report
     from toolrefine.results import measure_benchmark
@@ -80,8 +80,10 @@ def evaluate(
     from toolrefine.types import Checkpoint
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
-    config = make_config(
-        overrides or [],
+    config = make_settings(
+        BenchmarkConfig,
+        checkpoint,
+        overrides,
         benchmark=benchmark,
         model=model,
         adapter=adapter,
@@ -92,14 +94,14 @@ def evaluate(
         mode=mode,
         limit=limit,
         engine=make_engine(server).model_dump(exclude_defaults=True),
-        prompt=make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
         refinement=make_refinement(policy, refine if policy else refine or 0).model_dump(exclude_defaults=True),
         max_new_tokens=max_new_tokens,
         rivals=[name.strip() for name in compare.split(",") if name.strip()],
     )
     with quiet_libraries():
         task_set = open_task_set(config)
-        folder = out or Path("evals") / slug(f"{task_set.name}-{Path(adapter or model).name}")
+        folder = out or Path("evals") / slug(f"{task_set.name}-{short_name(adapter or model)}")
         with progress_bar() as progress:
             answered, result = measure_benchmark(task_set, checkpoint, config, folder, progress)
     (folder / "result.md").write_text(to_markdown(sheets(result), notes(result)), encoding="utf-8")
@@ -107,7 +109,7 @@ def evaluate(
     if export_bfcl is not None:
         from toolrefine.benchmarks.bfcl.export import export_results
 
-        export_results(answered.answers, export_bfcl, model=slug(Path(adapter or model).name), mode=config.mode)
+        export_results(answered.answers, export_bfcl, model=slug(short_name(adapter or model)), mode=config.mode)
     if as_json:
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
@@ -135,20 +137,6 @@ def compare(
         print_sheet(comparison_sheet(comparisons), console())
 
 
-def make_config(overrides: list[str], **values: Any) -> BenchmarkConfig:
-    """The settings that a command line names, KEY=VALUE last.
-
-    Raises:
-        ConfigError: a value does not fit.
-    """
-    from toolrefine.config import BenchmarkConfig
-    from toolrefine.recipes import apply_override
-
-    for override in overrides:
-        apply_override(values, override)
-    return build(BenchmarkConfig, **values)
-
-
 def open_task_set(config: BenchmarkConfig) -> Benchmark:
     """The benchmark of a config: a public one, or a file of samples.
 
@@ -157,7 +145,7 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     """
     from toolrefine.benchmarks import BENCHMARKS, open_benchmark
     from toolrefine.benchmarks.samples import SampleBenchmark
-    from toolrefine.datasets import dataset_name, load_pool
+    from toolrefine.datasets import dataset_name, load_pool, local_files
     from toolrefine.errors import ConfigError
 
     if config.benchmark in BENCHMARKS:
@@ -172,7 +160,17 @@ def open_task_set(config: BenchmarkConfig) -> Benchmark:
     if config.categories:
         raise ConfigError(f"--categories: {config.benchmark} is a file of samples and has none")
     dataset = make_dataset(config.benchmark, config.format, config.limit)
-    return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching)
+    return SampleBenchmark(dataset_name(dataset), load_pool([dataset]), config.matching, local_files([dataset]))
+
+
+def short_name(model: str) -> str:
+    """The last part of a model's name; run and iteration of one that a run has trained."""
+    iteration = Path(model).resolve().parent
+    run = iteration.parent.parent if iteration.parent.name == "iterations" else iteration.parent
+    if Path(model).name != "model" or not (run / "config.json").exists():
+        return Path(model).name
+    outer = f"{run.parent.name}-" if (run.parent / "config.json").exists() else ""  # an ablation's
+    return f"{outer}{run.name}-{iteration.name}"
 
 
 def slug(text: str) -> str:

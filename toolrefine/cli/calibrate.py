@@ -15,13 +15,15 @@ from toolrefine.cli.common import (
     MaxNewTokens,
     ModelName,
     ServerURL,
+    Settings,
     Style,
     TemplateKwargs,
     console,
+    given_prompt,
     guarded,
     make_dataset,
     make_engine,
-    make_prompt,
+    make_settings,
     print_json,
     progress_bar,
     quiet_libraries,
@@ -33,6 +35,7 @@ def calibrate(
     model: ModelName,
     data: Annotated[str, typer.Option(metavar="FILE", help="Samples with targets, or a tool-world domain.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="TOML file for the policy and every candidate's figures.")],
+    overrides: Settings = None,
     adapter: Adapter = None,
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
@@ -42,16 +45,17 @@ def calibrate(
     budget_broken: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of right drafts, of all, that may turn wrong.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of further samples.")] = 0.7,
+    temperature: Annotated[float, typer.Option(help="Of further samples, above 0.")] = 0.7,
     server: ServerURL = None,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
     max_new_tokens: MaxNewTokens = 512,
     as_json: AsJson = False,
 ) -> None:
     """Choose a refinement policy on a development set. Resumes where an earlier attempt stopped."""
     from toolrefine.calibration import FREE, Budget, policy_sheet, to_toml
     from toolrefine.calibration import calibrate as find_policy
+    from toolrefine.config import CalibrationConfig
     from toolrefine.datasets import load_pool
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.engines.answers import Answers
@@ -61,8 +65,15 @@ def calibrate(
     from toolrefine.types import Checkpoint
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
-    prompt = make_prompt(style, template_kwargs)
-    engine_config = make_engine(server)
+    config = make_settings(
+        CalibrationConfig,
+        checkpoint,
+        overrides,
+        engine=make_engine(server).model_dump(exclude_defaults=True),
+        prompt=given_prompt(style, template_kwargs),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
     samples = load_pool([make_dataset(data, format, limit, seed=seed)])
     kept = out.with_name(out.name + ".answers.jsonl")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,14 +82,15 @@ def calibrate(
     with (
         quiet_libraries(),
         progress_bar() as progress,
-        open_engine(checkpoint, engine_config, prompt) as engine,
+        open_engine(checkpoint, config.engine, config.prompt) as engine,
     ):
         found = find_policy(
-            RememberingEngine(engine, Answers(str(kept), known_as, engine_config, prompt)),
+            RememberingEngine(engine, Answers(str(kept), known_as, config.engine, config.prompt)),
             samples,
-            prompt,
+            config.prompt,
             Budget(calls=budget_calls, tokens=budget_tokens, broken=budget_broken),
-            SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens),
+            SamplingParams(temperature=config.temperature, max_new_tokens=config.max_new_tokens),
+            config.matching,
             progress=progress,
         )
     out.write_text(to_toml(found, {"model": adapter or model, "data": data}), encoding="utf-8")

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
@@ -17,8 +17,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from toolrefine.config import Dataset, EngineConfig, PromptConfig, RefinementConfig
+    from toolrefine.config import Dataset, EngineConfig, RefinementConfig
     from toolrefine.rundir import Progress
+    from toolrefine.types import Checkpoint
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,12 +36,18 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Rows to read, at most.")
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")]
 ModelName = Annotated[str, typer.Option(help="nano, a folder, or a hub name.")]
 Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="Refine as this file of toolrefine calibrate says.")]
-Style = Annotated[str, typer.Option(help="template, or system for models whose chat template knows no tools.")]
+Style = Annotated[
+    str | None,
+    typer.Option(
+        help="template, or system for models whose chat template knows no tools; by default as the model was trained."
+    ),
+]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as engine.dtype=bfloat16.")]
 ServerURL = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="Ask this OpenAI-compatible server of the model.")
 ]
 TemplateKwargs = Annotated[
-    str, typer.Option(metavar="JSON", help='For the chat template, such as {"enable_thinking": false}.')
+    str | None, typer.Option(metavar="JSON", help='For the chat template, such as {"enable_thinking": false}.')
 ]
 
 _debug = False
@@ -114,20 +121,21 @@ def make_dataset(source: str, format_name: str, limit: int | None, **others: Any
     return build(FileDataset, format=format_name, source=source, limit=limit, **others)
 
 
-def make_prompt(style: str, template_kwargs: str) -> PromptConfig:
+def given_prompt(style: str | None, template_kwargs: str | None) -> dict[str, Any]:
     """The prompt settings that a command line names.
 
     Raises:
-        ConfigError: a value does not fit.
+        ConfigError: the arguments of the template are not JSON.
     """
-    from toolrefine.config import PromptConfig
     from toolrefine.errors import ConfigError
 
-    try:
-        kwargs = json.loads(template_kwargs)
-    except ValueError as error:
-        raise ConfigError(f"--template-kwargs {template_kwargs}: not JSON: {error}") from None
-    return build(PromptConfig, style=style, template_kwargs=kwargs)
+    given: dict[str, Any] = {} if style is None else {"style": style}
+    if template_kwargs is not None:
+        try:
+            given["template_kwargs"] = json.loads(template_kwargs)
+        except ValueError as error:
+            raise ConfigError(f"--template-kwargs {template_kwargs}: not JSON: {error}") from None
+    return given
 
 
 def make_engine(server: str | None) -> EngineConfig:
@@ -144,6 +152,23 @@ def make_refinement(policy: Path | None, max_rounds: int | None) -> RefinementCo
 
     found = load_policy(policy) if policy else RefinementConfig()
     return found if max_rounds is None else found.model_copy(update={"max_rounds": max_rounds})
+
+
+def make_settings(record: type[T], checkpoint: Checkpoint, overrides: Sequence[str] | None, **values: Any) -> T:
+    """The settings that a command line names for a model, KEY=VALUE last; prompt settings else as it was trained.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit.
+        RequestError: the settings beside the model are not readable.
+    """
+    from toolrefine.models import settle_prompt
+    from toolrefine.recipes import apply_override
+
+    for override in overrides or ():
+        apply_override(values, override)
+    if isinstance(values["prompt"], dict):
+        values["prompt"] = settle_prompt(checkpoint, values["prompt"])
+    return build(record, **values)
 
 
 def build(record: type[T], **fields: Any) -> T:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from toolrefine.cli.common import Adapter, Policy, Style, TemplateKwargs, guarded, make_prompt, quiet_libraries
+from toolrefine.cli.common import Adapter, Policy, Style, TemplateKwargs, given_prompt, guarded, quiet_libraries
 
 
 @guarded
@@ -46,8 +47,8 @@ def serve(
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Add a field toolrefine to refined answers.")] = False,
     log_contents: Annotated[bool, typer.Option("--log-contents", help="Log drafts and answers too.")] = False,
-    style: Style = "template",
-    template_kwargs: TemplateKwargs = "{}",
+    style: Style = None,
+    template_kwargs: TemplateKwargs = None,
 ) -> None:
     """Refine tool calls behind the OpenAI API: before any compatible server, or with a model in this process."""
     from toolrefine.errors import RequestError
@@ -55,7 +56,7 @@ def serve(
     from toolrefine.server.settings import load_settings
 
     try:
-        from toolrefine.server.run import run_server
+        from toolrefine.server.run import bound, run_server
     except ModuleNotFoundError as error:
         raise RequestError(f"serve needs {error.name}; pip install 'toolrefine[serve]'") from None
 
@@ -74,16 +75,13 @@ def serve(
             **(load_policy(policy).model_dump() if policy else {}),
             **given({"max_rounds": max_rounds, "when": when, "min_logprob": min_logprob}),
         },
-        "prompt": make_prompt(style, template_kwargs).model_dump(exclude_defaults=True),
+        "prompt": given_prompt(style, template_kwargs),
     }
     settings = load_settings(config, given(options), overrides or [])
-    where = f"http://{settings.host}:{settings.port}/v1"
-    typer.echo(f"{where} refines what {settings.upstream or settings.model} answers; Ctrl+C ends it", err=True)
-    if settings.model:
-        with quiet_libraries():
-            run_server(settings)
-    else:
-        run_server(settings)
+    with bound(settings.host, settings.port) as sockets, quiet_libraries() if settings.model else nullcontext():
+        where = f"http://{settings.host}:{sockets[0].getsockname()[1]}/v1"
+        typer.echo(f"{where} refines what {settings.upstream or settings.model} answers; Ctrl+C ends it", err=True)
+        run_server(settings, sockets)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ __all__ = [
     "dataset_name",
     "load_dataset",
     "load_pool",
+    "local_files",
     "open_quarantine",
     "raw_rows",
     "read_rows",
@@ -151,6 +152,12 @@ def _spoil(
 def source_of(config: Dataset) -> str:
     """Where samples come from, as quarantine and findings name it."""
     return config.domain if isinstance(config, ToolworldDataset) else config.source
+
+
+def local_files(configs: Sequence[Dataset]) -> list[Path]:
+    """The files of this machine that data sets are read from."""
+    sources = [config.source for config in configs if not isinstance(config, ToolworldDataset)]
+    return [Path(source) for source in sources if not source.startswith("hub:")]
 
 
 def dataset_name(config: Dataset) -> str:

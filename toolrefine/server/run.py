@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from toolrefine.errors import RequestError
 from toolrefine.server.app import build_app
 from toolrefine.server.logs import set_up_logs
 from toolrefine.server.settings import ServerConfig
@@ -55,8 +60,41 @@ def upstream_of(model: LocalModel) -> Upstream:
     return upstream
 
 
-def run_server(config: ServerConfig) -> None:
-    """Serve until SIGINT or SIGTERM, then let the requests at work end.
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets at an address, which do not listen yet: that it can be had is known before a model is loaded.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    failure: OSError | None = None
+    sockets: list[socket.socket] = []
+    with ExitStack() as opened:
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            found, failure = [], error
+        for family, kind, protocol, _, address in found:
+            try:
+                sock = opened.enter_context(socket.socket(family, kind, protocol))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise RequestError(f"port {port} is in use; choose another with --port") from None
+                failure = error  # of several addresses, such as localhost's, one may not exist
+            else:
+                sockets.append(sock)
+        if not sockets:
+            problem = failure.strerror if failure else "no such address"
+            raise RequestError(f"{host}:{port}: cannot be bound: {problem}; choose others with --host and --port")
+        yield sockets
+
+
+def run_server(config: ServerConfig, sockets: list[socket.socket] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then let the requests at work end; sockets stand for the config's host and port.
 
     Raises:
         RequestError: the model or its template cannot be used.
@@ -81,4 +119,4 @@ def run_server(config: ServerConfig) -> None:
         backlog=2048,
         timeout_graceful_shutdown=int(config.limits.drain_s),
     )
-    uvicorn.Server(settings).run()
+    uvicorn.Server(settings).run(sockets)

@@ -10,8 +10,9 @@ from pydantic import Field, SecretStr, ValidationError
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig, describe
 from toolrefine.errors import ConfigError
+from toolrefine.models import settle_prompt
 from toolrefine.recipes import apply_override, read_toml
-from toolrefine.types import Record
+from toolrefine.types import Checkpoint, Record
 
 SUFFIX = ":refined"
 """Behind the name of a model: refine the answer to this request."""
@@ -81,11 +82,12 @@ class ServerConfig(Record):
 
 
 def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> ServerConfig:
-    """A TOML file, then what the command line names, then its KEY=VALUE.
+    """A TOML file, then what the command line names, then its KEY=VALUE; prompt settings else as the model was trained.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, a value does not fit, or the two sources of answers are
             both given or both missing.
+        RequestError: the prompt settings beside the model are not readable.
     """
     tree = {} if path is None else read_toml(path)
     defaults = ServerConfig().refinement.model_dump()
@@ -97,6 +99,9 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
             tree[key] = value
     for override in overrides:
         apply_override(tree, override)
+    model, adapter, prompt = (tree.get(key) for key in ("model", "adapter", "prompt"))
+    if isinstance(model, str) and isinstance(adapter or "", str) and isinstance(prompt or {}, dict):
+        tree["prompt"] = settle_prompt(Checkpoint(model=model, adapter=adapter or None), prompt or {})
     try:
         config = ServerConfig.model_validate(tree)
     except ValidationError as error:

@@ -58,12 +58,15 @@ def sft(
 def check_template(base: Checkpoint, config: Config) -> None:
     """Make sure, before any work, that a model's chat template can be trained on.
 
+    Prompt settings other than those of an earlier training of it are said to be so.
+
     Raises:
         RequestError: it cannot, or there is no such model.
     """
     from toolrefine.chat import Chat
-    from toolrefine.models import generation_eos_ids, load_tokenizer
+    from toolrefine.models import generation_eos_ids, load_tokenizer, settle_prompt
 
+    settle_prompt(base, config.prompt.model_dump())
     trust = config.sft.trust_remote_code
     tokenizer = load_tokenizer(base, trust_remote_code=trust)
     Chat(tokenizer, config.prompt, generation_eos_ids(base)).check_training()

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from toolrefine.chat import Chat
 from toolrefine.config import Config, SftConfig
 from toolrefine.errors import ExampleError, WorkError
-from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
+from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device, save_prompt
 from toolrefine.rundir import Progress, write_json
 from toolrefine.seeds import derive_seed
 from toolrefine.training import CHECKPOINTS, FACTS
@@ -69,6 +69,7 @@ def fit(
     trainer.train(resume_from_checkpoint=newest_checkpoint(partial / CHECKPOINTS))
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    save_prompt(partial, config.prompt)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     write_json(
         partial / FACTS,

@@ -42,6 +42,9 @@ class AceBench:
             RequestError: a category that does not exist or cannot be run.
         """
         self._folders = find_languages(data)
+        self.files: Sequence[Path] = [
+            path for folder in self._folders.values() for path in sorted(folder.rglob("*.json"))
+        ]
         runnable, not_run = (
             [f"{language}/{name}" for language in self._folders for name in names]
             for names in ((*NORMAL, *SPECIAL), AGENT)

@@ -22,6 +22,7 @@ from toolrefine.benchmarks.apibank.data import (
     PREPARED,
     SEARCHER,
     Turn,
+    files_of,
     found_tools,
     has_data,
     listed_tools,
@@ -68,6 +69,7 @@ class ApiBank:
         known = (*DIALOGUES, *PREPARED)
         found = [category for category in known if has_data(data, category)]
         self.categories = choose_categories(categories or found, known, self.name)
+        self.files: Sequence[Path] = files_of(data, self.categories)
         self.not_run: Mapping[str, str] = {
             category: f"no files; {HOW_TO_GET[category]}"
             for category in known

@@ -82,6 +82,17 @@ def has_data(data: Path | None, category: str) -> bool:
     return _dialogues(data, category).is_dir()
 
 
+def files_of(data: Path | None, categories: Sequence[str]) -> list[Path]:
+    """The files that the tasks of some categories come from; the descriptions of level 1's APIs always."""
+    prepared = {*PREPARED} & {*categories, "toolrl-level-1"}
+    dialogues = [_dialogues(data, category) for category in DIALOGUES if category in categories]
+    return [
+        *((data or Path()) / PREPARED[category] for category in sorted(prepared)),
+        *(path for folder in dialogues for path in sorted(folder.glob("*.jsonl"))),
+        *sorted((_root(data) / "apis").glob("*.py")),
+    ]
+
+
 def read_dialogues(data: Path | None, category: str) -> Iterator[tuple[str, list[Turn]]]:
     """Name and turns of each dialogue of a level, by name. One has no turns at all, as published.
 

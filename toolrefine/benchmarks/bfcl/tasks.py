@@ -64,6 +64,7 @@ class Bfcl:
         self.categories = tuple(category for category in CATEGORIES if category in chosen)
         self.mode: Mode = mode
         self.data: BfclData = find_bfcl(data)
+        self.files: Sequence[Path] = sorted((self.data.root / "data").rglob("*.json"))
 
     def prompt(self, config: PromptConfig) -> PromptConfig:
         """The conversation as it is in prompt mode, whose prompts list the tools themselves."""
