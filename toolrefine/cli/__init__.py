@@ -23,6 +23,8 @@ from toolrefine.cli.common import (
     ServerURL,
     Style,
     TemplateKwargs,
+    beside,
+    claim_files,
     console,
     guarded,
     make_engine,
@@ -153,13 +155,15 @@ def refine(
     from toolrefine.refine import refine as run_refinement
     from toolrefine.types import Checkpoint
 
+    quarantine = beside(out, ".quarantine.jsonl")
+    claim_files(out, quarantine, sources=[data, *([policy] if policy else [])])
     prompt = make_prompt(style, template_kwargs)
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     refinement = make_refinement(policy, max_rounds)
-    prompts, num_bad = load_prompts(data, out.with_name(out.name + ".quarantine.jsonl"), limit)
+    prompts, num_bad = load_prompts(data, quarantine, limit)
     reasons: Counter[str] = Counter()
     num_changed = 0
-    partial = out.with_name(out.name + ".partial")
+    partial = beside(out, ".partial")
     with (
         quiet_libraries(),
         progress_bar() as progress,
