@@ -111,6 +111,8 @@ def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     assert (counts["num_prompts"], counts["num_quarantined"]) == (12, 1)
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
+    [bad] = map(json.loads, Path(f"{out}.quarantine.jsonl").read_text().splitlines())
+    assert (bad["line"], bad["text"]) == (13, "{}")
     assert all(answer["num_rounds"] <= 2 for answer in answers)
 
 

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from toolrefine.config import Dataset, ToolworldDataset
-from toolrefine.datasets import raw_rows, read_rows, source_of
+from toolrefine.datasets import ReadRow, raw_rows, read_rows, source_of
 from toolrefine.datasets.targets import find_violations
 from toolrefine.errors import FormatError, RowError
 from toolrefine.matching import MORE_PROPERTIES, canonical_key, schema_violation
@@ -70,9 +70,9 @@ class Validation:
         Raises:
             DataError: the source cannot be used at all.
         """
-        for line, samples in _read(self._config):
+        for line, _, samples, format_name in _read(self._config):
             if isinstance(samples, RowError):
-                yield self._finding(line, "error", _unreadable(str(samples), self._config.format))
+                yield self._finding(line, "error", _unreadable(str(samples), format_name))
                 continue
             for sample in samples:
                 faults = find_violations(sample)
@@ -100,8 +100,8 @@ class Validation:
                 yield from _tool_oddities(tool)
 
 
-def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
-    """Each row: its line, and its samples or what is wrong with it."""
+def _read(config: Dataset) -> Iterator[ReadRow]:
+    """Each row; where the format cannot be told, those that have something else wrong with them."""
     try:
         yield from read_rows(config)
     except FormatError as error:  # then rows can at least be JSON or not
@@ -109,11 +109,11 @@ def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
             raise
         for number, row in enumerate(raw_rows(config)):
             if number == 0:
-                yield row.line, RowError(str(error))
+                yield ReadRow(row.line, row.text, RowError(str(error)), config.format)
             try:
                 row.read()
             except RowError as fault:
-                yield row.line, fault
+                yield ReadRow(row.line, row.text, fault, config.format)
 
 
 def _unreadable(message: str, format_name: str) -> _Problem:
