@@ -116,7 +116,7 @@ def validate(
     errors_only: Annotated[bool, typer.Option("--errors-only", help="Leave out warnings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is wrong or odd, with its place and how to mend it; exit status 1 if a row is unusable."""
+    """List what is wrong or odd, its place and how to mend it; exit status 1 if a row is unusable, or there is none."""
     from toolrefine.curate.validation import Validation
 
     validation = Validation(make_dataset(source, format, limit))

@@ -22,9 +22,9 @@ class Finding(Record):
 
     file: str
     line: int
-    """From 1; of a hub data set or a generator, the number of the row."""
+    """From 1, also where there is no row; of a hub data set or a generator, the number of the row."""
     severity: Literal["error", "warning"]
-    """error: the row is unusable, or its target contradicts the schema of its tools."""
+    """error: the row is unusable, its target contradicts the schema of its tools, or there is no row at all."""
     code: str
     message: str
     mend: str
@@ -70,7 +70,9 @@ class Validation:
         Raises:
             DataError: the source cannot be used at all.
         """
+        is_empty = True
         for line, _, samples, format_name in _read(self._config):
+            is_empty = False
             if isinstance(samples, RowError):
                 yield self._finding(line, "error", _unreadable(str(samples), format_name))
                 continue
@@ -83,6 +85,9 @@ class Validation:
             # The samples of a row share its tools and turns.
             for problem in dict.fromkeys(self._oddities(samples, line)):
                 yield self._finding(line, "warning", problem)
+        if is_empty:
+            mend = "Check what has written it: a download may have been cut off."
+            yield self._finding(1, "error", _Problem("no_rows", "there are no rows", mend))
 
     def _finding(self, line: int, severity: Literal["error", "warning"], problem: _Problem) -> Finding:
         self.counts[severity] += 1
