@@ -158,6 +158,28 @@ def test_suspects_of_a_file_with_planted_labels(model: str, world_file: Path, tm
     assert not (folder / "iterations/001/model").exists()
 
 
+@pytest.mark.parametrize("domain", ["museum", "spliced-7"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["data", "inspect", "{domain}"],
+        ["data", "validate", "{domain}", "--format", "openai"],
+        ["data", "convert", "{domain}", "{tmp}/out.jsonl"],
+        ["data", "split", "{domain}", "--out-train", "{tmp}/a.jsonl", "--out-held-out", "{tmp}/b.jsonl"],
+        ["data", "dedup", "{domain}", "{tmp}/out.jsonl"],
+        ["data", "overlap", "{domain}", "--with", "{rows}"],
+        ["calibrate", "--model", "nano", "--data", "{domain}", "--out", "{tmp}/policy.toml"],
+    ],
+)
+def test_a_domain_without_its_format_is_told_which_it_needs(verb: list[str], domain: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "What is the capital of Peru, and how far is it from here to there on foot?"}\n')
+    result = run(*[argument.format(domain=domain, tmp=tmp_path, rows=rows) for argument in verb])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {domain}: no such file; ")
+    assert result.stderr.endswith(" needs --format toolworld\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

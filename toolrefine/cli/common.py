@@ -107,11 +107,19 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def make_dataset(source: str, format_name: str, limit: int | None, **others: Any) -> Dataset:
-    """The data set that a command line names."""
+    """The data set that a command line names.
+
+    Raises:
+        ConfigError: a value does not fit, or the source is a domain of the tool world under another format.
+    """
     from toolrefine.config import FileDataset, ToolworldDataset
+    from toolrefine.datasets.toolworld_domains import is_domain
+    from toolrefine.errors import ConfigError
 
     if format_name == "toolworld":
         return build(ToolworldDataset, format="toolworld", domain=source, size=limit or 1000, **others)
+    if is_domain(source) and not Path(source).exists():
+        raise ConfigError(f"{source}: no such file; as a domain of the tool world it needs --format toolworld")
     return build(FileDataset, format=format_name, source=source, limit=limit, **others)
 
 
