@@ -156,6 +156,8 @@ def test_refine(world_file: Path, model: str, tmp_path: Path) -> None:
     assert (counts["num_prompts"], counts["num_quarantined"]) == (12, 1)
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
+    [bad] = map(json.loads, Path(f"{out}.quarantine.jsonl").read_text().splitlines())
+    assert (bad["line"], bad["text"]) == (13, "{}")
     assert all(answer["num_rounds"] <= 2 for answer in answers)
 
 
@@ -287,6 +289,28 @@ def test_a_mistyped_command_does_not_stand_in_the_way_of_the_right_one(
         assert run("train", DEMO, *wrong).exit_code == 2
     assert run("train", DEMO, f"model={model}", *right, held_out.format(world_file)).exit_code == 0
     assert "was 1, now 2" in run("train", DEMO, f"model={model}", *right, "num_iterations=2").stderr
+
+
+@pytest.mark.parametrize("domain", ["museum", "spliced-7"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["data", "inspect", "{domain}"],
+        ["data", "validate", "{domain}", "--format", "openai"],
+        ["data", "convert", "{domain}", "{tmp}/out.jsonl"],
+        ["data", "split", "{domain}", "--out-train", "{tmp}/a.jsonl", "--out-held-out", "{tmp}/b.jsonl"],
+        ["data", "dedup", "{domain}", "{tmp}/out.jsonl"],
+        ["data", "overlap", "{domain}", "--with", "{rows}"],
+        ["calibrate", "--model", "nano", "--data", "{domain}", "--out", "{tmp}/policy.toml"],
+    ],
+)
+def test_a_domain_without_its_format_is_told_which_it_needs(verb: list[str], domain: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "What is the capital of Peru, and how far is it from here to there on foot?"}\n')
+    result = run(*[argument.format(domain=domain, tmp=tmp_path, rows=rows) for argument in verb])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {domain}: no such file; ")
+    assert result.stderr.endswith(" needs --format toolworld\n")
 
 
 @pytest.mark.parametrize(

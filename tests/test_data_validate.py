@@ -90,6 +90,24 @@ def test_a_format_that_cannot_be_found_is_one_finding(tmp_path: Path) -> None:
     assert [(f["code"], f["line"]) for f in found["findings"]] == [("unknown_format", 1), ("not_json", 2)]
 
 
+def test_the_mend_of_a_field_names_the_format_that_was_found(tmp_path: Path) -> None:
+    _, found = findings(tmp_path, json.dumps({"messages": "x", "tools": [TOOL]}))
+    [finding] = found["findings"]
+    assert finding["code"] == "bad_field"
+    assert finding["mend"] == "Give the field the form that it has in --format openai."
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "canonical"], ["--errors-only"]])
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.json", "[]")])
+def test_a_file_without_rows_is_a_finding(name: str, content: str, options: list[str], tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    result = run("data", "validate", str(path), *options)
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{path}:1: error no_rows: there are no rows. ")
+    assert result.stderr.endswith("0 usable samples, 1 findings to mend, 0 warnings\n")
+
+
 def test_the_samples_of_a_row_report_its_tools_once(tmp_path: Path) -> None:
     answers = [user("One."), {"role": "assistant", "content": "1"}, user("Two."), {"role": "assistant", "content": "2"}]
     bare = TOOL | {"description": ""}

@@ -217,13 +217,14 @@ def open_run(path: Path, config: Record, progress: Progress | None = None) -> It
     """The run directory of a config, new or to be resumed, held against a second process.
 
     Raises:
-        RunDirError: another process works on it, or it belongs to another config.
+        RunDirError: it cannot be written, another process works on it, or it belongs to another config.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = (path / "lock").open("w")
     except OSError as error:
-        raise RunDirError(f"{path}: cannot be made a folder: {error}") from None
-    with (path / "lock").open("w") as lock:
+        raise RunDirError(f"{path}: cannot be made a folder, or not be written to: {error}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -364,8 +365,13 @@ def digest_of(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

@@ -40,6 +40,10 @@ def write(path: Path, *rows: dict[str, Any] | bytes) -> FileDataset:
     return FileDataset(format="canonical", source=str(path))
 
 
+def as_line(row: dict[str, Any] | bytes) -> str:
+    return row.decode() if isinstance(row, bytes) else json.dumps(row)
+
+
 def read_quarantine(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -72,7 +76,17 @@ def test_a_hostile_file_costs_its_bad_rows_and_no_more(tmp_path: Path) -> None:
     for item, (_, reason) in zip(found, bad, strict=True):
         assert reason in item["reason"]
         assert len(item["reason"]) <= 500
+    texts = [None if reason in ("longer than 8 MiB", "not UTF-8") else as_line(item) for item, reason in bad]
+    assert [item["text"] for item in found] == texts
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["quarantine.jsonl"]
+
+
+def test_no_more_than_the_start_of_a_long_bad_row_is_kept(tmp_path: Path) -> None:
+    config = write(tmp_path / "a.jsonl", row(), row(id="long", messages=3, meta={"note": 5000 * "x"}))
+    load_pool([config], tmp_path / "q.jsonl")
+    [bad] = read_quarantine(tmp_path / "q.jsonl")
+    assert len(bad["text"]) == 2000
+    assert as_line(row(id="long", messages=3, meta={"note": 5000 * "x"})).startswith(bad["text"].removesuffix("..."))
 
 
 def test_huge_lines_do_not_fill_the_memory(tmp_path: Path) -> None:

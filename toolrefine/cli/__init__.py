@@ -25,7 +25,9 @@ from toolrefine.cli.common import (
     Settings,
     Style,
     TemplateKwargs,
+    beside,
     build,
+    claim_files,
     console,
     given_prompt,
     guarded,
@@ -170,6 +172,8 @@ def refine(
     from toolrefine.refine import refine as run_refinement
     from toolrefine.types import Checkpoint
 
+    quarantine = beside(out, ".quarantine.jsonl")
+    claim_files(out, quarantine, sources=[data, *([policy] if policy else [])])
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         AnswerConfig,
@@ -181,10 +185,10 @@ def refine(
         max_new_tokens=max_new_tokens,
     )
     params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens)
-    prompts, num_bad = load_prompts(data, out.with_name(out.name + ".quarantine.jsonl"), limit)
+    prompts, num_bad = load_prompts(data, quarantine, limit)
     reasons: Counter[str] = Counter()
     num_changed = 0
-    partial = out.with_name(out.name + ".partial")
+    partial = beside(out, ".partial")
     with (
         quiet_libraries(),
         progress_bar() as progress,

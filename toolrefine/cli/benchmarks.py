@@ -20,6 +20,7 @@ from toolrefine.cli.common import (
     Settings,
     Style,
     TemplateKwargs,
+    claim_folder,
     console,
     given_prompt,
     guarded,
@@ -79,6 +80,8 @@ def evaluate(
     from toolrefine.scoreboard import notes, print_sheets, sheets, to_markdown
     from toolrefine.types import Checkpoint
 
+    if export_bfcl is not None:
+        claim_folder(export_bfcl)
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         BenchmarkConfig,

@@ -18,7 +18,10 @@ from toolrefine.cli.common import (
     Settings,
     Style,
     TemplateKwargs,
+    beside,
+    claim_files,
     console,
+    files_of,
     given_prompt,
     guarded,
     make_dataset,
@@ -61,10 +64,14 @@ def calibrate(
     from toolrefine.engines.answers import Answers
     from toolrefine.engines.memory import RememberingEngine
     from toolrefine.models import fingerprint
+    from toolrefine.rundir import write_text
     from toolrefine.scoreboard import print_sheet
     from toolrefine.types import Checkpoint
 
     checkpoint = Checkpoint(model=model, adapter=adapter)
+    dataset = make_dataset(data, format, limit, seed=seed)
+    kept = beside(out, ".answers.jsonl")
+    claim_files(out, kept, sources=files_of(dataset))
     config = make_settings(
         CalibrationConfig,
         checkpoint,
@@ -74,9 +81,7 @@ def calibrate(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )
-    samples = load_pool([make_dataset(data, format, limit, seed=seed)])
-    kept = out.with_name(out.name + ".answers.jsonl")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    samples = load_pool([dataset])
     # The files of the model are part of what answers depend on.
     known_as = checkpoint.model_copy(update={"model": f"{model}@{fingerprint(checkpoint)}"})
     with (
@@ -93,7 +98,7 @@ def calibrate(
             config.matching,
             progress=progress,
         )
-    out.write_text(to_toml(found, {"model": adapter or model, "data": data}), encoding="utf-8")
+    write_text(out, to_toml(found, {"model": adapter or model, "data": data}))
     kept.unlink(missing_ok=True)
     if as_json:
         print_json({**found.model_dump(mode="json"), "out": str(out)})

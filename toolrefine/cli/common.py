@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
 
@@ -113,11 +114,19 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def make_dataset(source: str, format_name: str, limit: int | None, **others: Any) -> Dataset:
-    """The data set that a command line names."""
+    """The data set that a command line names.
+
+    Raises:
+        ConfigError: a value does not fit, or the source is a domain of the tool world under another format.
+    """
     from toolrefine.config import FileDataset, ToolworldDataset
+    from toolrefine.datasets.toolworld_domains import is_domain
+    from toolrefine.errors import ConfigError
 
     if format_name == "toolworld":
         return build(ToolworldDataset, format="toolworld", domain=source, size=limit or 1000, **others)
+    if is_domain(source) and not Path(source).exists():
+        raise ConfigError(f"{source}: no such file; as a domain of the tool world it needs --format toolworld")
     return build(FileDataset, format=format_name, source=source, limit=limit, **others)
 
 
@@ -186,6 +195,78 @@ def build(record: type[T], **fields: Any) -> T:
         return record(**fields)
     except ValidationError as error:
         raise ConfigError(describe(error)) from None
+
+
+def claim_files(*outputs: Path, sources: Iterable[str | Path] = ()) -> None:
+    """Make sure, before any work, that files can be written without harm to what is read, and make their folders.
+
+    Each is written as X.partial first. A source may be no path at all.
+
+    Raises:
+        ConfigError: a file would overwrite a source or another output, is a folder, or cannot be written.
+    """
+    from toolrefine.errors import ConfigError
+
+    for out, source in product(outputs, sources):
+        if same_file(out, source) or same_file(beside(out, ".partial"), source):
+            raise ConfigError(f"{out}: writing it would overwrite {source}, which is read; give it another name")
+    for out, other in combinations(outputs, 2):
+        if same_file(out, other):
+            raise ConfigError(f"{out}: {other} would overwrite it; give them different names")
+    for out in outputs:
+        with _writing(out):
+            if out.exists() and not out.is_file():
+                raise ConfigError(f"{out}: {'a folder' if out.is_dir() else 'no plain file'}; name a file to write")
+            _try_to_write(beside(out, ".partial"))
+
+
+def claim_folder(folder: Path) -> None:
+    """Make a folder, before any work, and make sure that files can be written there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    with _writing(folder):
+        _try_to_write(folder / "toolrefine.partial")
+
+
+def _try_to_write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    was_there = path.exists()  # what an interrupted attempt has left stays as it is
+    path.open("ab").close()
+    if not was_there:
+        path.unlink()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Tell in one sentence why an output cannot be written."""
+    from toolrefine.errors import ConfigError
+
+    try:
+        yield
+    except OSError as error:
+        is_in_file = isinstance(error, FileExistsError | NotADirectoryError)
+        problem = "is no folder" if is_in_file else error.strerror
+        raise ConfigError(f"{out}: cannot be written: {error.filename}: {problem}; name another place") from None
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one file, through links too."""
+    try:
+        return Path(one).samefile(other)
+    except OSError:  # one is not there yet, or no path
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def beside(out: Path, ending: str) -> Path:
+    """A file that stands beside an output, under its name and an ending."""
+    return out.parent / f"{out.name}{ending}"
+
+
+def files_of(dataset: Dataset) -> list[str]:
+    """The files that a data set is read from; none of the tool world."""
+    return [] if dataset.format == "toolworld" else [dataset.source]
 
 
 def one_of(option: str, value: str, choices: Any) -> Any:

@@ -14,8 +14,11 @@ from toolrefine.cli.common import (
     Format,
     Limit,
     Style,
+    beside,
     build,
+    claim_files,
     console,
+    files_of,
     guarded,
     make_dataset,
     one_of,
@@ -113,7 +116,7 @@ def validate(
     errors_only: Annotated[bool, typer.Option("--errors-only", help="Leave out warnings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is wrong or odd, with its place and how to mend it; exit status 1 if a row is unusable."""
+    """List what is wrong or odd, its place and how to mend it; exit status 1 if a row is unusable, or there is none."""
     from toolrefine.curate.validation import Validation
 
     validation = Validation(make_dataset(source, format, limit))
@@ -152,7 +155,9 @@ def convert(
 
     export_format = one_of("--to", to, ExportFormat)
     dataset = make_dataset(source, format, limit, seed=seed, wrong_label_rate=wrong_label_rate)
-    with open_quarantine(out.with_name(out.name + ".quarantine.jsonl")) as bad:
+    quarantine = beside(out, ".quarantine.jsonl")
+    claim_files(out, quarantine, sources=files_of(dataset))
+    with open_quarantine(quarantine) as bad:
         num_samples = write_samples(out, usable(dataset, bad), export_format)
     report = {"num_samples": num_samples, "num_bad_rows": bad.num_rows, "out": str(out)}
     if as_json:
@@ -183,6 +188,7 @@ def split(
 
     bad = Quarantine()
     dataset = make_dataset(source, format, limit)
+    claim_files(out_train, out_held_out, sources=files_of(dataset))
     parts = split_tools(tool_names(usable(dataset, bad)), held_out, seed)
     counts = {part: parts.count(part) for part in ("train", "held_out", "dropped")}
     if not counts["train"] or not counts["held_out"]:
@@ -221,6 +227,7 @@ def dedup(
 
     bad = Quarantine()
     dataset = make_dataset(source, format, limit)
+    claim_files(out, sources=files_of(dataset))
     num_samples, clusters = find_duplicates(usable(dataset, bad), threshold)
     ids: dict[int, str] = {}
     num_kept = write_samples(out, drop_duplicates(usable(dataset, Quarantine()), clusters, ids))
@@ -308,12 +315,12 @@ def tools(
 
     from toolrefine.datasets.export import openai_tools
     from toolrefine.datasets.tool_sources import SourceKind, load_tools
+    from toolrefine.rundir import write_text
 
+    claim_files(out, sources=[source])
     logging.getLogger("mcp").addHandler(logging.NullHandler())  # its tracebacks are for --debug
     loaded = load_tools(source, one_of("--format", format, SourceKind))
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(json.dumps(openai_tools(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out)
+    write_text(out, json.dumps(openai_tools(loaded), ensure_ascii=False, indent=1) + "\n")
     if as_json:
         print_json({"num_tools": len(loaded), "names": [tool.name for tool in loaded], "out": str(out)})
     else:

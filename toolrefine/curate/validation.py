@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from toolrefine.config import Dataset, ToolworldDataset
-from toolrefine.datasets import raw_rows, read_rows, source_of
+from toolrefine.datasets import ReadRow, raw_rows, read_rows, source_of
 from toolrefine.datasets.targets import find_violations
 from toolrefine.errors import FormatError, RowError
 from toolrefine.matching import MORE_PROPERTIES, canonical_key, schema_violation
@@ -22,9 +22,9 @@ class Finding(Record):
 
     file: str
     line: int
-    """From 1; of a hub data set or a generator, the number of the row."""
+    """From 1, also where there is no row; of a hub data set or a generator, the number of the row."""
     severity: Literal["error", "warning"]
-    """error: the row is unusable, or its target contradicts the schema of its tools."""
+    """error: the row is unusable, its target contradicts the schema of its tools, or there is no row at all."""
     code: str
     message: str
     mend: str
@@ -70,9 +70,11 @@ class Validation:
         Raises:
             DataError: the source cannot be used at all.
         """
-        for line, samples in _read(self._config):
+        is_empty = True
+        for line, _, samples, format_name in _read(self._config):
+            is_empty = False
             if isinstance(samples, RowError):
-                yield self._finding(line, "error", _unreadable(str(samples), self._config.format))
+                yield self._finding(line, "error", _unreadable(str(samples), format_name))
                 continue
             for sample in samples:
                 faults = find_violations(sample)
@@ -83,6 +85,9 @@ class Validation:
             # The samples of a row share its tools and turns.
             for problem in dict.fromkeys(self._oddities(samples, line)):
                 yield self._finding(line, "warning", problem)
+        if is_empty:
+            mend = "Check what has written it: a download may have been cut off."
+            yield self._finding(1, "error", _Problem("no_rows", "there are no rows", mend))
 
     def _finding(self, line: int, severity: Literal["error", "warning"], problem: _Problem) -> Finding:
         self.counts[severity] += 1
@@ -100,8 +105,8 @@ class Validation:
                 yield from _tool_oddities(tool)
 
 
-def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
-    """Each row: its line, and its samples or what is wrong with it."""
+def _read(config: Dataset) -> Iterator[ReadRow]:
+    """Each row; where the format cannot be told, those that have something else wrong with them."""
     try:
         yield from read_rows(config)
     except FormatError as error:  # then rows can at least be JSON or not
@@ -109,11 +114,11 @@ def _read(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
             raise
         for number, row in enumerate(raw_rows(config)):
             if number == 0:
-                yield row.line, RowError(str(error))
+                yield ReadRow(row.line, row.text, RowError(str(error)), config.format)
             try:
                 row.read()
             except RowError as fault:
-                yield row.line, fault
+                yield ReadRow(row.line, row.text, fault, config.format)
 
 
 def _unreadable(message: str, format_name: str) -> _Problem:

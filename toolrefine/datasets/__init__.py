@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
 from toolrefine.datasets import apibank, canonical, glaive, hermes, openai, sharegpt, toolace, toolbench, trl, xlam
@@ -25,6 +25,7 @@ from toolrefine.types import Sample
 __all__ = [
     "READERS",
     "Quarantine",
+    "ReadRow",
     "Reader",
     "dataset_name",
     "load_dataset",
@@ -53,6 +54,19 @@ READERS: dict[str, Reader] = {
 }
 
 log = logging.getLogger(__name__)
+
+
+class ReadRow(NamedTuple):
+    """A row that has been read."""
+
+    line: int
+    """As of a Row; of the generator, the number of the sample."""
+    text: str | None
+    """The row as it stands there; None where it has no text."""
+    samples: list[Sample] | RowError
+    """Its samples, whose targets are not checked, or what is wrong with it."""
+    format: str = "toolworld"
+    """What it was read as."""
 
 
 def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> list[Sample]:
@@ -88,23 +102,21 @@ def load_dataset(config: Dataset, quarantine: Quarantine | None = None) -> Itera
     """
     quarantine = quarantine or Quarantine()
     name, source = dataset_name(config), source_of(config)
-    for line, samples in read_rows(config):
+    for line, text, samples, _ in read_rows(config):
         if isinstance(samples, RowError):
-            quarantine.add(source, line, str(samples))
+            quarantine.add(source, line, str(samples), text)
             continue
         for sample in samples:
             checked, outcomes, reason = check_target(sample, config.invalid_targets)
             quarantine.count_targets(outcomes.items())
             if checked is None:
-                quarantine.add(source, line, reason)
+                quarantine.add(source, line, reason, text)
             else:
                 yield checked if checked.source else checked.model_copy(update={"source": name})
 
 
-def read_rows(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
-    """Each row of a data set: its line, and its samples, whose targets are not checked, or what is wrong with it.
-
-    Of the generator, the number of the sample stands for the line.
+def read_rows(config: Dataset) -> Iterator[ReadRow]:
+    """Each row of a data set, and what it holds.
 
     Raises:
         FormatError: under format = auto, no format fits, or two do. This comes before the first row.
@@ -112,14 +124,14 @@ def read_rows(config: Dataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
     """
     if isinstance(config, ToolworldDataset):
         made = generate(config.domain, config.size, config.seed, config.wrong_label_rate)
-        yield from ((number, [sample]) for number, sample in enumerate(made, 1))
+        yield from (ReadRow(number, None, [sample]) for number, sample in enumerate(made, 1))
     elif config.wrong_label_rate:
         yield from _spoil(list(_read_file_rows(config)), config.wrong_label_rate, config.seed)
     else:
         yield from _read_file_rows(config)
 
 
-def _read_file_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | RowError]]:
+def _read_file_rows(config: FileDataset) -> Iterator[ReadRow]:
     name, rows = dataset_name(config), raw_rows(config)
     format_name: str = config.format
     if format_name == "auto":
@@ -128,25 +140,25 @@ def _read_file_rows(config: FileDataset) -> Iterator[tuple[int, list[Sample] | R
             return
         format_name, rows = _detect(first, name), chain(first, rows)
     for row in rows:
+        samples: list[Sample] | RowError
         try:
-            yield row.line, list(READERS[format_name](row.read(), f"{name}:{row.line}"))
+            samples = list(READERS[format_name](row.read(), f"{name}:{row.line}"))
         except RowError as error:
-            yield row.line, error
+            samples = error
+        yield ReadRow(row.line, row.text, samples, format_name)
 
 
-def _spoil(
-    rows: Sequence[tuple[int, list[Sample] | RowError]], rate: float, seed: int
-) -> Iterator[tuple[int, list[Sample] | RowError]]:
+def _spoil(rows: Sequence[ReadRow], rate: float, seed: int) -> Iterator[ReadRow]:
     """Make a share of the targets wrong, with values of the others; meta["label"] tells which."""
-    values = SeenValues(sample for _, samples in rows if not isinstance(samples, RowError) for sample in samples)
+    values = SeenValues(sample for row in rows if not isinstance(row.samples, RowError) for sample in row.samples)
 
     def spoil(sample: Sample) -> Sample:
         known = sample.model_copy(update={"meta": {**sample.meta, "label": "ok"}})
         rng = Random(f"{seed}/{sample.id}/label")
         return make_wrong(known, rng, values) if rng.random() < rate else known
 
-    for line, samples in rows:
-        yield line, samples if isinstance(samples, RowError) else [spoil(sample) for sample in samples]
+    for row in rows:
+        yield row if isinstance(row.samples, RowError) else row._replace(samples=[*map(spoil, row.samples)])
 
 
 def source_of(config: Dataset) -> str:

@@ -27,7 +27,7 @@ def load_prompts(path: Path, quarantine: Path, limit: int | None = None) -> tupl
                         raise RowError(f"id {sample.id!r} is there twice")
                     prompts[sample.id] = Prompt(id=sample.id, messages=sample.messages, tools=sample.tools)
             except RowError as error:
-                bad.add(str(path), row.line, str(error))
+                bad.add(str(path), row.line, str(error), row.text)
     if not prompts:
         raise DataError(f"{path}: no prompt in it; a row needs messages and tools, {bad.num_rows} rows are bad")
     return list(prompts.values()), bad.num_rows

@@ -1,4 +1,4 @@
-"""Where bad rows go: one JSON object a row, with the file, the line and the reason."""
+"""Where bad rows go: one JSON object a row, with the file, the line, the reason, and the row's own text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 _MAX_REASON = 500
+_MAX_TEXT = 2000
 
 
 class Quarantine:
@@ -28,14 +29,15 @@ class Quarantine:
         """Why there may be no sample at all."""
         return f"{self.num_rows} bad rows, the first at {self.first}" if self.num_rows else "no rows"
 
-    def add(self, file: str, line: int, reason: str) -> None:
-        """Put a row in quarantine; line counts from 1."""
-        reason = reason if len(reason) <= _MAX_REASON else f"{reason[: _MAX_REASON - 3]}..."
+    def add(self, file: str, line: int, reason: str, text: str | None = None) -> None:
+        """Put a row in quarantine; line counts from 1, and text is the row, None where there is none."""
+        reason = _cut(reason, _MAX_REASON)
         self.num_rows += 1
         self.first = self.first or f"{file}:{line}: {reason}"
         if self._file is not None:
-            record = {"file": file, "line": line, "reason": reason}
-            # Python's own escapes, since a reason may quote what cannot be encoded.
+            text = None if text is None else _cut(text.rstrip("\r\n"), _MAX_TEXT)
+            record = {"file": file, "line": line, "reason": reason, "text": text}
+            # Python's own escapes, since a reason or a row may hold what cannot be encoded.
             self._file.write(json.dumps(record) + "\n")
 
     def count_targets(self, outcomes: Iterable[tuple[str, str]]) -> None:
@@ -43,6 +45,10 @@ class Quarantine:
         for kind, outcome in outcomes:
             counts = self.invalid_targets.setdefault(kind, {})
             counts[outcome] = counts.get(outcome, 0) + 1
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 @contextmanager

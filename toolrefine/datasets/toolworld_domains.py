@@ -289,6 +289,12 @@ def domain_names() -> list[str]:
     return list(_words()["domains"])
 
 
+def is_domain(name: str) -> bool:
+    """Whether a name is that of a domain: one written by hand, or spliced-N."""
+    head, _, number = name.partition("-")
+    return name in domain_names() or (head == "spliced" and number.isdecimal())
+
+
 @lru_cache(maxsize=64)
 def get_domain(name: str) -> Domain:
     """A domain by name; spliced-N is made up from pieces of words, and differs for every N.

@@ -16,6 +16,7 @@ from toolrefine.report import charts
 from toolrefine.report.excerpts import pick_suspects, pick_transcripts
 from toolrefine.report.words import points, tell
 from toolrefine.results import RESULT, Answered, BenchmarkResult, read_result
+from toolrefine.rundir import write_text
 from toolrefine.scoreboard import notes, sheets
 from toolrefine.show import describe, signature
 from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, IterationSummary, RunSummary, summarize
@@ -46,9 +47,7 @@ def write_benchmark_report(folder: Path, answered: Answered, result: BenchmarkRe
 def write_page(folder: Path, page: str) -> Path:
     """Write report.html, whole or not at all."""
     path = folder / "report.html"
-    partial = folder / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page)
     return path
 
 
