@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from toolrefine.formats import get_format
 from toolrefine.report.words import tell
 from toolrefine.rundir import open_run
 from toolrefine.summary import summarize
-from toolrefine.types import Checkpoint, Example, Prompt, Sample
+from toolrefine.types import Checkpoint, Example, Group, Prompt, Sample
 
 Killed = type("Killed", (BaseException,), {})
 
@@ -211,6 +212,29 @@ def test_an_unsolvable_pool_trains_nothing(world: World, tmp_path: Path) -> None
     summary = summarize(tmp_path)
     assert summary.finished
     assert tell(summary)[0] == "Nothing was trained: no sample of the pool was selected."
+
+
+def test_no_rollouts_stay_in_memory_while_a_model_trains(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[weakref.ref[Group]] = []
+    num_alive: list[int] = []
+
+    def roll_out(*arguments: Any) -> list[Group]:
+        found = original(*arguments)
+        groups.extend(map(weakref.ref, found))
+        return found
+
+    def sft(*arguments: Any, **options: Any) -> Checkpoint:
+        num_alive.append(sum(group() is not None for group in groups))
+        return world.sft(*arguments, **options)
+
+    original = loop.roll_out
+    monkeypatch.setattr(loop, "roll_out", roll_out)
+    monkeypatch.setattr(loop, "sft", sft)
+    train(make_config(tmp_path))
+    assert len(groups) == 4 * 10
+    assert num_alive == [0, 0, 0, 0]  # the iterations, and the baseline after the last has stalled
 
 
 @pytest.mark.parametrize("selection", [{"min_solvable": 0.5}, {"policy": "all"}])

@@ -12,8 +12,9 @@ from toolrefine.config import CorpusConfig, PromptConfig, SelectionConfig
 from toolrefine.corpus import build_corpus, direct_corpus
 from toolrefine.difficulty import mean_pass_at_k, pass_at_k, tally
 from toolrefine.intervals import paired, wilson
+from toolrefine.matching import score
 from toolrefine.selection import find_suspects, select
-from toolrefine.types import Completion, Group, Message, Outcome, Reason, Sample, Score, ToolCall
+from toolrefine.types import Completion, Group, Message, Outcome, Reason, Sample, Score, Tool, ToolCall
 
 USER = Message(role="user", content="x")
 
@@ -29,9 +30,12 @@ def answer(value: int | None) -> Completion:
     )
 
 
+def message(arguments: dict[str, Any]) -> Message:
+    return Message(role="assistant", tool_calls=(ToolCall(name="f", arguments=arguments),))
+
+
 def sample(number: int) -> Sample:
-    target = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments={"a": 0}),))
-    return Sample(id=f"s{number}", messages=(USER,), tools=(), target=target)
+    return Sample(id=f"s{number}", messages=(USER,), tools=(), target=message({"a": 0}))
 
 
 def group(number: int, values: list[int | None]) -> Group:
@@ -145,6 +149,32 @@ def test_the_corpus(rows: list[list[int | None]], share: float, most: int, seed:
         assert (conversation[1].tool_calls == example.target.tool_calls) == example.draft_correct
         assert conversation[2] == Message(role="user", content=PromptConfig().refine)
     assert corpus == build_corpus(pool, selected, groups, config, PromptConfig(), seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "learned"),
+    [
+        ({"a": 0}, {"a": 0}),
+        ({"a": 0.0}, {"a": 0}),
+        ({"a": 5}, {"a": 5}),
+        ({"a": 0, "unit": "C"}, {"a": 0, "unit": "C"}),
+        ({"a": 1}, {"a": 0}),
+    ],
+)
+def test_a_right_draft_is_left_alone_however_it_says_it(arguments: dict[str, Any], learned: dict[str, Any]) -> None:
+    parameters = {"type": "object", "properties": {"a": {}, "unit": {"default": "C"}}}
+    tools = (Tool(name="f", parameters=parameters),)
+    one = sample(0).model_copy(update={"tools": tools, "alternatives": ({"a": (5,)},)})
+    draft = answer(0).model_copy(update={"calls": (ToolCall(name="f", arguments=arguments),)})
+    verdict = score(draft, one)
+    drafts = Group(sample_id=one.id, completions=(draft,), scores=(verdict,))
+    selected = select([one], [drafts], SelectionConfig(policy="all"))
+    config = CorpusConfig(right_draft_share=float(verdict.correct))
+    direct, refine = build_corpus([one], selected, [drafts], config, PromptConfig(), seed=0)
+    assert direct.target == one.target
+    assert refine.draft_correct == (arguments != {"a": 1})
+    # As text, since 0 == 0.0 in Python.
+    assert refine.target.model_dump_json() == message(learned).model_dump_json()
 
 
 def test_an_empty_target_gets_words() -> None:

@@ -120,7 +120,7 @@ def test_an_adapter_is_the_same_every_time_and_after_a_kill(
     base, config = Checkpoint(model=str(tiny_llama)), make_config(lora={"rank": 4, "dropout": 0.1})
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "killed", base, corpus, config, progress=Kill(step))
-    adapters = []
+    adapters: list[dict[str, torch.Tensor]] = []
     for name in ("killed", "whole", "again"):
         torch.manual_seed(len(adapters))  # as a run does that has done other work before
         fit(tmp_path / name, base, corpus, config)

@@ -31,11 +31,12 @@ def build_corpus(
 ) -> list[Example]:
     """Build one direct example per selected sample, and up to config.refine_per_sample refinement examples.
 
-    A refinement example shows one of the model's own completions as a draft and learns the gold target. The drafts
-    of a sample are distinct; a completion cut off at the token limit is none. Over the corpus config.right_draft_share
-    of the drafts are right already (A1 = A in arXiv 2504.01400), rounded to one example: where the samples leave a
-    choice between right and wrong drafts it is made to that end, and where they do not, examples of the kind that
-    there is too much of are left out. The seed decides which.
+    A refinement example shows one of the model's own completions as a draft and learns the gold target, or the draft's
+    own calls where they are right but not the gold ones. The drafts of a sample are distinct; a completion cut off at
+    the token limit is none. Over the corpus config.right_draft_share of the drafts are right already (A1 = A in arXiv
+    2504.01400), rounded to one example: where the samples leave a choice between right and wrong drafts it is made to
+    that end, and where they do not, examples of the kind that there is too much of are left out. The seed decides
+    which.
 
     Raises:
         ValueError: a selected sample is not in the pool, or has no group of completions.
@@ -59,7 +60,7 @@ def build_corpus(
                     draft_correct=is_right,
                     messages=refine_messages(sample.messages, draft, prompt),
                     tools=sample.tools,
-                    target=training_target(sample, prompt),
+                    target=refined_target(sample, draft, prompt) if is_right else training_target(sample, prompt),
                 )
             )
     return examples
@@ -86,6 +87,17 @@ def training_target(sample: Sample, prompt: PromptConfig) -> Message:
     if sample.target.tool_calls or (prompt.own_replies and sample.target.content.strip()):
         return sample.target
     return Message(role="assistant", content=prompt.no_call_text)
+
+
+def refined_target(sample: Sample, draft: Completion, prompt: PromptConfig) -> Message:
+    """Return the turn to learn after a right draft: the gold one, with the draft's calls where they are others.
+
+    An alternative value is right too, and so is a default, said or left out: none of them is to be changed.
+    """
+    target = training_target(sample, prompt)
+    if canonical_key(draft.calls) == canonical_key(target.tool_calls):
+        return target
+    return target.model_copy(update={"tool_calls": draft.calls})
 
 
 def _direct(sample: Sample, prompt: PromptConfig) -> Example:

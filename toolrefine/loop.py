@@ -38,11 +38,15 @@ def train(config: Config, run: RunDir) -> Checkpoint:
         groups = roll_out(model, config, it, pool, t)
         selected = it.stage(SELECTED, select, pool, groups, config.selection)
         it.stage(SUSPECTS, find_suspects, pool, groups, config.selection)
-        if not selected or (config.selection.stop_when_stalled and count_solvable(groups) <= num_solvable):
+        num_before, num_solvable = num_solvable, count_solvable(groups)
+        stalled = config.selection.stop_when_stalled and num_solvable <= num_before
+        corpus = []
+        if selected and not stalled:
+            seed = derive_seed(config.seed, "corpus", t)
+            corpus = it.stage(CORPUS, build_corpus, pool, selected, groups, config.corpus, config.prompt, seed=seed)
+        del groups  # by far the largest of all records, and of no use to a training
+        if not corpus:
             break
-        num_solvable = count_solvable(groups)
-        seed = derive_seed(config.seed, "corpus", t)
-        corpus = it.stage(CORPUS, build_corpus, pool, selected, groups, config.corpus, config.prompt, seed=seed)
         model = it.model(sft, base if config.sft.restart else model, corpus, config, iteration=t, progress=run.progress)
         num_steps = num_steps_of(model) + (0 if config.sft.restart else num_steps)
         measure(model, config, it, held_out)
