@@ -107,7 +107,8 @@ def test_own_data_from_a_file_to_a_measured_adapter(tmp_path: Path) -> None:
     split = ["data", "split", str(mine), "--out-train", str(pool), "--out-held-out", str(held_out)]
     for arguments in (convert, split):
         subprocess.run(command(*arguments), check=True, cwd=REPO)
-    small = ["model=nano", "num_iterations=1", "sft.max_steps=2", "rollout.max_new_tokens=64"]
+    small = ["model=nano", "num_iterations=1", "sft.max_steps=2", "sft.gradient_accumulation=1"]
+    small += ["rollout.k=2", "rollout.max_new_tokens=64"]
     evaluation = [f'evaluation.datasets=[{{source="{held_out}"}}]', "evaluation.max_new_tokens=64"]
     result = train("own.toml", tmp_path / "run", f"datasets.0.source={pool}", *evaluation, *small)
     assert [arm["name"] for arm in result["arms"][::2]] == ["base", "iteration 1"]
