@@ -53,7 +53,7 @@ def test_help_answers_at_once() -> None:
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
         return time.perf_counter() - started
 
-    help_s = min(seconds("-m", "toolrefine.cli", "--help") for _ in range(3))
+    help_s = min(seconds("-m", "toolrefine", "--help") for _ in range(3))
     bare_s = min(seconds("-c", "import typer, typer.rich_utils") for _ in range(3))
     assert help_s < 2.5 * bare_s
 

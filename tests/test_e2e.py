@@ -30,7 +30,7 @@ SMALL = [
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "toolrefine.cli", *arguments]
+    return [sys.executable, "-m", "toolrefine", *arguments]
 
 
 def train(recipe: str, run: Path, *overrides: str) -> Any:

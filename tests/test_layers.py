@@ -17,7 +17,7 @@ LAYERS = [
     {"rollout", "refine", "evaluate", "benchmarking", "curate"},
     {"loop", "ablation", "calibration", "doctor", "server"}
     | {"report", "results", "scoreboard", "summary", "show", "progress"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted((REPO / "toolrefine").rglob("*.py"))

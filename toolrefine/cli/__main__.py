@@ -1,5 +1,0 @@
-"""Python -m toolrefine.cli is the toolrefine command."""
-
-from toolrefine.cli import main
-
-main()
