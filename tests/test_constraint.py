@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import REAL_DATA
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_chat import ENDS, TEMPLATES, tokenizer_with
 from test_engines import GREEDY, SAMPLED, load, make_model
@@ -102,8 +102,8 @@ def test_gold_answers_are_allowed_token_by_token(samples: list[Sample], name: st
     chat = Chat(tokenizer, PromptConfig(), tokenizer.convert_tokens_to_ids([*ENDS]))
     constraint = Constraint(chat, len(tokenizer))
     for sample in [sample for sample in samples if len(sample.target.tool_calls) == 1]:
-        for example in direct_corpus([sample], PromptConfig()):
-            ids, start = chat.example_ids(example)
+        for direct in direct_corpus([sample], PromptConfig()):
+            ids, start = chat.example_ids(direct)
             guide = constraint.guide(sample.tools)
             for token in ids[start:]:
                 assert guide
@@ -250,6 +250,8 @@ def test_what_a_format_cannot_write_is_no_call(
     grammar = build_grammar("pythonic", [odd, plain])
     assert build_grammar("pythonic", [odd]) is None
     assert build_grammar("hermes", [odd])
+    old = {name: {"type": "integer", "required": name in required} for name in arguments}
+    assert build_grammar("pythonic", [Tool(name=name, parameters={"type": "object", "properties": old})]) is None
     assert reader.allows(grammar, "[g()]")
     assert not any(reader.allows(grammar, text) for text in (f"[{name}(a=1)]", "[g(user id=1)]", "[g(a[=1)]"))
 
@@ -285,12 +287,14 @@ def test_whatever_is_allowed_has_no_fault(reader: Reader, format_name: str, text
         max_leaves=20,
     )
 )
+@example(schema={"required": True})
 @pytest.mark.parametrize("format_name", GRAMMARS)
 def test_any_schema_makes_a_grammar(format_name: str, schema: Any) -> None:
     import llguidance
 
-    name = "odd name" if format_name == "pythonic" else 'odd "name"\n'
-    tool = Tool(name=name, parameters={"type": "object", "properties": {"a": schema, 'b" \\': schema}})
+    # A pythonic argument of an odd name may be left out, but not where its schema says required = true, as old ones do.
+    name, argument = ("odd name", "b") if format_name == "pythonic" else ('odd "name"\n', 'b" \\')
+    tool = Tool(name=name, parameters={"type": "object", "properties": {"a": schema, argument: schema}})
     grammar = build_grammar(format_name, [tool])
     assert grammar
     assert not llguidance.LLMatcher.validate_grammar(grammar)
