@@ -20,16 +20,22 @@ FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refi
 FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE = "frontier", "unsuspected", "unsuspected-without-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
 SCORED, CHECKED, CHECKED_SCORED = "labels-scored", "labels-checked", "labels-checked-and-scored"
+ONE_SCHEDULE, SCORED_ONE, CHECKED_SCORED_ONE = (
+    f"{each}-in-one-schedule" for each in ("iteration-3", SCORED, CHECKED_SCORED)
+)
 EVERY_ARM = (
     ONE_ROUND,
+    ONE_SCHEDULE,
     NO_REFINEMENT,
     FRONTIER,
     UNSUSPECTED,
     UNSUSPECTED_ALONE,
     SCORED,
+    SCORED_ONE,
     ALL_FIRST,
     CHECKED,
     CHECKED_SCORED,
+    CHECKED_SCORED_ONE,
     ORACLE,
 )
 
@@ -69,7 +75,8 @@ def run_training_cell(
     `arms`: one round of selection; iterated selection without refinement data; the frontier; all but the suspects, with
     refinement data and without, and where labels are scored; all labels at first where too little is solvable; plain
     SFT, and all but the suspects where labels are scored, on the labels that fit their tools; and an oracle, plain SFT
-    on the right labels alone.
+    on the right labels alone. *in one schedule* are those whose learning rate goes down once, as that of plain SFT, and
+    not in every iteration.
     """
     full = build_full(model, material, seed, scale)
     with open_run(folder / FULL, full) as run:
@@ -145,7 +152,9 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     num_steps = (full.sft.max_steps or 0) * full.num_iterations
     all_steps = alone.sft.model_copy(update={"max_steps": num_steps})
     without = alone.corpus.model_copy(update={"refine_per_sample": 0})
+    one_schedule = {"sft": alone.sft.model_copy(update={"lr_span": "run"})}
     yield ONE_ROUND, alone.model_copy(update={"num_iterations": 1, "sft": all_steps})
+    yield ONE_SCHEDULE, alone.model_copy(update=one_schedule)
     yield NO_REFINEMENT, alone.model_copy(update={"corpus": without})
     for name, policy, corpus in (
         (FRONTIER, "frontier", full.corpus),
@@ -165,8 +174,9 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     yield SCORED, alone.model_copy(update=doubting)
     pool = load(folder / FULL, POOL)
     right = [sample for sample in pool if sample.meta.get("label", "ok") == "ok"]
-    if len(right) == len(pool):
-        return  # nothing to check, and plain SFT is the oracle
+    if len(right) == len(pool):  # nothing to check, and plain SFT is the oracle
+        yield SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule})
+        return
     plain = {
         "num_iterations": 1,
         "selection": alone.selection.model_copy(update={"policy": "all"}),
@@ -177,6 +187,7 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
     yield CHECKED, alone.model_copy(update={**plain, "datasets": checked})
     yield CHECKED_SCORED, alone.model_copy(update={**doubting, "datasets": checked})
+    yield CHECKED_SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule, "datasets": checked})
     path = folder / "right-labels.jsonl"
     write_samples(path, right)
     yield ORACLE, alone.model_copy(update={**plain, "datasets": (FileDataset(format="canonical", source=str(path)),)})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from toolrefine.corpus import direct_corpus
 from toolrefine.errors import TemplateError, WorkError
 from toolrefine.models import load_tokenizer
 from toolrefine.rundir import Silent
-from toolrefine.training import num_steps_of, sft
+from toolrefine.training import num_steps_of, sft, trainer
 from toolrefine.training.batches import schedule
 from toolrefine.training.packing import Tokens
 from toolrefine.types import Checkpoint, Example, Message, Sample
@@ -76,18 +77,48 @@ class Kill(Silent):
             raise KeyboardInterrupt
 
 
-def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
-    base, config = Checkpoint(model=str(tiny_model)), make_config()
-    fit(tmp_path / "whole", base, corpus, config)
+@pytest.mark.parametrize("span", ["iteration", "run"])
+def test_a_killed_training_ends_in_the_same_weights(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example], span: str
+) -> None:
+    base, config = Checkpoint(model=str(tiny_model)), make_config(lr_span=span)
+    fit(tmp_path / "whole", base, corpus, config, iteration=2)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "killed", base, corpus, config, progress=Kill(5))
+        fit(tmp_path / "killed", base, corpus, config, iteration=2, progress=Kill(5))
     checkpoints = tmp_path / "killed/model.partial/checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4"]
     shutil.copytree(checkpoints / "checkpoint-4", checkpoints / "checkpoint-6")
     (checkpoints / "checkpoint-6/trainer_state.json").write_text('{"global_st')
-    fit(tmp_path / "killed", base, corpus, config)
+    fit(tmp_path / "killed", base, corpus, config, iteration=2)
     files = [load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "killed")]
     assert all((files[0][name] == files[1][name]).all() for name in files[0])
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+def test_a_schedule_over_the_run_is_that_of_one_long_training(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example], monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    rates: list[float] = []
+
+    class Recording(trainer.SequentialTrainer):
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            rates.append(self.optimizer.param_groups[0]["lr"])
+            return super().training_step(*arguments, **options)
+
+    def rates_of(iterations: Sequence[int], **changes: Any) -> list[float]:
+        start = len(rates)
+        config = make_config(lr_scheduler=scheduler, warmup_ratio=0.25, **changes)
+        for t in iterations:
+            fit(tmp_path / f"{len(rates)}", Checkpoint(model=str(tiny_model)), corpus, config, iteration=t)
+        return rates[start:]
+
+    monkeypatch.setattr(trainer, "SequentialTrainer", Recording)
+    long = rates_of([1], max_steps=12)
+    assert scheduler == "constant" or len({*long}) > 8
+    assert rates_of([1, 2, 3], max_steps=4, lr_span="run") == pytest.approx(long)
+    plain_sft = 0
+    assert rates_of([plain_sft], max_steps=12, lr_span="run") == long
+    assert rates_of([3], max_steps=12, lr_span="run", restart=True) == long
 
 
 def test_a_kill_while_checkpoints_are_deleted_repeats_no_step(

@@ -237,6 +237,10 @@ class SftConfig(Record):
     """Absent: all weights are trained."""
     learning_rate: float = Field(default=1e-5, gt=0.0)
     lr_scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    lr_span: Literal["iteration", "run"] = "iteration"
+    """What warmup_ratio and lr_scheduler span. run: all iterations, each of which takes up the learning rate where the
+    last one has left it, as if they were one training. The models of all but the last have a high one then. With
+    restart each iteration has a schedule of its own."""
     warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
     batch_size: int = Field(default=16, ge=1)

@@ -23,7 +23,7 @@ Accepted = dict[str, set[str | None]]
 """By argument: the keys of further values that are right."""
 
 MORE_PROPERTIES = {"patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-"""Where an object with a list of properties may have others."""
+"""Keywords that may tell of properties beside those listed."""
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -402,7 +402,7 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
     properties = schema.get("properties")
     if not isinstance(properties, dict):
         return None
-    is_open = schema.get("additionalProperties", False) is not False or not MORE_PROPERTIES.isdisjoint(schema)
+    is_open = may_have_more(schema)
     for name, item in value.items():
         if name not in properties and not is_open:
             return _Found("unknown_argument", partial("argument {!r} is unknown".format, prefix + name))
@@ -410,6 +410,11 @@ def _object_violation(value: Any, schema: dict[str, Any], where: str, depth: int
         if found:
             return found
     return None
+
+
+def may_have_more(schema: dict[str, Any]) -> bool:
+    """Whether an object with a list of properties may have others."""
+    return schema.get("additionalProperties", False) is not False or not MORE_PROPERTIES.isdisjoint(schema)
 
 
 def _array_violation(value: Any, schema: dict[str, Any], where: str, depth: int, work: _Work) -> _Found | None:

@@ -19,6 +19,7 @@ from toolrefine.errors import DataError
 from toolrefine.formats import get_format
 from toolrefine.formats.base import THOUGHT_CLOSE, THOUGHT_OPEN
 from toolrefine.json_schema import allows, arguments_schema
+from toolrefine.matching import may_have_more
 from toolrefine.types import Tool, ToolCall
 
 MAX_DEPTH = 12
@@ -320,10 +321,3 @@ def required_names(schema: dict[str, Any]) -> list[str]:
     """The required ones among the properties of an object."""
     listed, wanted = schema.get("properties"), schema.get("required")
     return [name for name in listed if name in wanted] if isinstance(listed, dict) and isinstance(wanted, list) else []
-
-
-def may_have_more(schema: dict[str, Any]) -> bool:
-    """Whether an object with a list of properties may have others."""
-    return schema.get("additionalProperties", False) is not False or not {"patternProperties", "$ref"}.isdisjoint(
-        schema
-    )

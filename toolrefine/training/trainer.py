@@ -64,6 +64,8 @@ def fit(
     trainer = make_trainer(
         model, kept, settings, partial / CHECKPOINTS, num_steps=num_steps, seed=seed, pad_id=tokenizer.pad_token_id
     )
+    if settings.lr_span == "run" and iteration and not settings.restart:  # the baseline is no iteration
+        trainer.lr_part = (iteration - 1, config.num_iterations)
     trainer.add_callback(Steps(progress))
     progress.begin(f"{final.parent.name}/model", num_steps)
     trainer.train(resume_from_checkpoint=newest_checkpoint(partial / CHECKPOINTS))
@@ -184,7 +186,7 @@ def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: i
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=math.ceil(settings.warmup_ratio * num_steps),
+        warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         bf16=mixed,
         use_cpu=device == "cpu",
@@ -215,6 +217,17 @@ def multiplies_bfloat16(device: str) -> bool:
 
 class SequentialTrainer(Trainer):
     """A Trainer that takes the rows as they come: their order is the schedule."""
+
+    lr_part = (0, 1)
+    """Which part of the learning rate's schedule this training is, from 0, of how many that are as long."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's, for all parts, at the beginning of this one."""
+        part, num_parts = self.lr_part
+        for group in (optimizer or self.optimizer).param_groups:
+            group["initial_lr"] = group["lr"]  # what a scheduler needs that does not begin at 0
+        self.args.lr_scheduler_kwargs = {"last_epoch": part * num_training_steps - 1}
+        return super().create_scheduler(num_parts * num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
