@@ -20,9 +20,7 @@ FULL, ONE_ROUND, ORACLE, NO_REFINEMENT = "full", "one-round", "oracle", "no-refi
 FRONTIER, UNSUSPECTED, UNSUSPECTED_ALONE = "frontier", "unsuspected", "unsuspected-without-refinement-data"
 ALL_FIRST, MIN_SOLVABLE = "all-labels-first", 0.5
 SCORED, CHECKED, CHECKED_SCORED = "labels-scored", "labels-checked", "labels-checked-and-scored"
-ONE_SCHEDULE, SCORED_ONE, CHECKED_SCORED_ONE = (
-    f"{each}-in-one-schedule" for each in ("iteration-3", SCORED, CHECKED_SCORED)
-)
+ONE_SCHEDULE, CHECKED_SCORED_ONE = "iterated-in-one-schedule", f"{CHECKED_SCORED}-in-one-schedule"
 EVERY_ARM = (
     ONE_ROUND,
     ONE_SCHEDULE,
@@ -31,7 +29,6 @@ EVERY_ARM = (
     UNSUSPECTED,
     UNSUSPECTED_ALONE,
     SCORED,
-    SCORED_ONE,
     ALL_FIRST,
     CHECKED,
     CHECKED_SCORED,
@@ -174,9 +171,10 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     yield SCORED, alone.model_copy(update=doubting)
     pool = load(folder / FULL, POOL)
     right = [sample for sample in pool if sample.meta.get("label", "ok") == "ok"]
-    if len(right) == len(pool):  # nothing to check, and plain SFT is the oracle
-        yield SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule})
-        return
+    checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
+    yield CHECKED_SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule, "datasets": checked})
+    if len(right) == len(pool):
+        return  # nothing to check, and plain SFT is the oracle
     plain = {
         "num_iterations": 1,
         "selection": alone.selection.model_copy(update={"policy": "all"}),
@@ -184,10 +182,8 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
         "rollout": alone.rollout.model_copy(update={"k": 1}),
         "sft": all_steps,
     }
-    checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
     yield CHECKED, alone.model_copy(update={**plain, "datasets": checked})
     yield CHECKED_SCORED, alone.model_copy(update={**doubting, "datasets": checked})
-    yield CHECKED_SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule, "datasets": checked})
     path = folder / "right-labels.jsonl"
     write_samples(path, right)
     yield ORACLE, alone.model_copy(update={**plain, "datasets": (FileDataset(format="canonical", source=str(path)),)})

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.e2e
 
 SMALL = [
     "num_iterations=2",
-    "datasets.0.size=96",
-    "evaluation.datasets.0.size=64",
+    "datasets.0.size=64",
+    "evaluation.datasets.0.size=32",
     "rollout.k=4",
     "rollout.chunk_size=16",
     "corpus.refine_per_sample=1",
@@ -55,7 +55,7 @@ def test_the_loop_measures_every_arm(small_run: tuple[Path, Any]) -> None:
     run, result = small_run
     names = [arm["name"] for arm in result["arms"]]
     assert names[::2] == ["base", "plain SFT", "iteration 1", "iteration 2"]
-    assert all(arm["n"] == 64 for arm in result["arms"])
+    assert all(arm["n"] == 32 for arm in result["arms"])
     assert result["iterations"][0]["pass_at_k"] > result["iterations"][0]["pass_at_1"] > 0.1
     assert (run / "report.html").exists()
 
@@ -67,7 +67,7 @@ def test_three_kills_change_nothing(small_run: tuple[Path, Any], tmp_path: Path)
     moments = random.Random(time.time_ns())
     for _ in range(3):
         process = subprocess.Popen(arguments, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(6, 16))
+        time.sleep(moments.uniform(6, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()
     train("demo.toml", run, *SMALL)

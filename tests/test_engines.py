@@ -136,17 +136,18 @@ def test_greedy_output_is_that_of_generate(tmp_path: Path, samples: list[Sample]
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_greedy_output_of_nano_is_that_of_generate() -> None:
+@pytest.mark.parametrize("size", [200, pytest.param(1000, marks=pytest.mark.soak)])
+def test_greedy_output_of_nano_is_that_of_generate(size: int) -> None:
     engine = load(Path("nano"))
     model = load(Path("nano")).model
     model.set_attn_implementation("sdpa")
-    world = list(generate("museum", 1000, 3))
+    world = list(generate("museum", size, 3))
     completions = engine.sample(
         [to_prompt(sample) for sample in world], 1, SamplingParams(temperature=0.0, max_new_tokens=64)
     )
     ours, theirs = [c.text for (c,) in completions], generated(engine, model, world, 64)
     different = [place for place in range(len(world)) if ours[place] != theirs[place]]
-    assert len(different) <= 3
+    assert len(different) <= 3 * size // 1000
     for place in different:  # two tokens were as likely as each other, up to the rounding of float32
         a, b = (engine.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ours[place], theirs[place]))
         same = next(at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)

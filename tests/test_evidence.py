@@ -13,12 +13,23 @@ from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.doubts import RULES, run_doubt_cell
 from evidence.page import aim_table, training_aims, training_tables, write_page
 from evidence.policies import POLICIES, questions, run_policy_cell
-from evidence.trainings import run_training_cell, tool_world
+from evidence.trainings import (
+    ALL_FIRST,
+    CHECKED_SCORED_ONE,
+    EVERY_ARM,
+    ONE_SCHEDULE,
+    ORACLE,
+    build_full,
+    build_others,
+    run_training_cell,
+    tool_world,
+)
 from toolrefine.config import FileDataset
 from toolrefine.datasets import load_pool
 from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
 from toolrefine.intervals import paired
+from toolrefine.summary import summarize
 from toolrefine.types import Checkpoint
 
 TINY = Scale(num_held_out=12, num_pool=12, num_dev=6, steps=2, num_iterations=2, k=2)
@@ -194,9 +205,13 @@ def test_every_cell_of_a_study_has_a_name_of_its_own(tmp_path: Path) -> None:
 def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     material = tool_world("observatory", 0.5, 0, TINY)
     settings = {"study": "noise", "condition": "20%", "material": material, "seed": 0, "scale": TINY}
-    cell = run_training_cell(tmp_path, **settings)
-    assert run_training_cell(tmp_path, **settings) == cell
-    assert {arm.name for arm in cell.arms} - {"all labels first"} == set(ARMS)
+    arms = (ONE_SCHEDULE, CHECKED_SCORED_ONE, ORACLE)  # the others differ in settings alone
+    cell = run_training_cell(tmp_path, **settings, arms=arms)
+    assert run_training_cell(tmp_path, **settings, arms=arms) == cell
+    names = ["base", "plain SFT", "iteration 1", "iteration 2", *(name.replace("-", " ") for name in arms)]
+    assert [arm.name for arm in cell.arms] == names
+    others = dict(build_others(build_full("nano", material, 0, TINY), tmp_path, summarize(tmp_path / "full")))
+    assert {*others, ALL_FIRST} == {*EVERY_ARM}
     assert all(len(arm.verdicts) == TINY.num_held_out for arm in cell.arms)
     assert cell.facts["kinds"] == "".join(sample.kind[0] for sample in load_pool([material.held_out]))
     samples = list(generate("observatory", 16, 5))
