@@ -22,8 +22,9 @@ def test_the_recipe_for_own_data_takes_the_keys_of_its_header() -> None:
     plain = load_config(REPO / "recipes/own.toml", ["model=M", "datasets.0.source=my.jsonl"])
     assert (plain.model, plain.datasets[0].source, plain.evaluation.datasets) == ("M", "my.jsonl", ())  # type: ignore[union-attr]
     assert plain.sft.lora is not None
-    rows = ["datasets.0.offset=200", 'evaluation.datasets=[{source="my.jsonl", limit=200}]']
+    rows = ["datasets.0.offset=200", "evaluation.datasets.0.source=my.jsonl", "evaluation.datasets.0.limit=200"]
     held_out = load_config(REPO / "recipes/own.toml", rows)
+    assert held_out.evaluation.datasets[0].source == "my.jsonl"  # type: ignore[union-attr]
     assert held_out.datasets[0].offset == held_out.evaluation.datasets[0].limit == 200  # type: ignore[union-attr]
 
 
@@ -34,6 +35,10 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
     assert config.datasets[0].size == 5  # type: ignore[union-attr]
     assert config.sft.lora is not None
     assert config.sft.lora.rank == 4
+    more = ["datasets.1.format=toolworld", "datasets.1.domain=museum", "datasets.1.size=3", "sft.report_to.0=wandb"]
+    config = load_config(REPO / "recipes/demo.toml", more)
+    assert [dataset.size for dataset in config.datasets] == [400, 3]  # type: ignore[union-attr]
+    assert config.sft.report_to == ("wandb",)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +50,9 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         ("datasets.7.size=3", "7 is no index into a list of 1"),
         ("seed", "has the form key=value"),
         ("model.x.y=3", "below a plain value"),
+        ("datasets.size=3", "size is no index into a list of 1"),
+        ("evaluation.datasets.2.source=x", "2 is no index into a list of 1"),
+        ("sft.0=3", "sft.0: unknown key"),
         ("selection.policy=best", "selection.policy"),
     ],
 )

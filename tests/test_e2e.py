@@ -109,7 +109,7 @@ def test_own_data_from_a_file_to_a_measured_adapter(tmp_path: Path) -> None:
         subprocess.run(command(*arguments), check=True, cwd=REPO)
     small = ["model=nano", "num_iterations=1", "sft.max_steps=2", "sft.gradient_accumulation=1"]
     small += ["rollout.k=2", "rollout.max_new_tokens=64"]
-    evaluation = [f'evaluation.datasets=[{{source="{held_out}"}}]', "evaluation.max_new_tokens=64"]
+    evaluation = [f"evaluation.datasets.0.source={held_out}", "evaluation.max_new_tokens=64"]
     result = train("own.toml", tmp_path / "run", f"datasets.0.source={pool}", *evaluation, *small)
     assert [arm["name"] for arm in result["arms"][::2]] == ["base", "iteration 1"]
     assert (Path(result["model"]["adapter"]) / "adapter_model.safetensors").exists()

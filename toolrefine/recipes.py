@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ def read_toml(path: Path, missing: str = "no such file") -> dict[str, Any]:
 def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one key=value in a config tree; the value is TOML, or else a plain string.
 
+    A number in the key is a place in a list, or the one behind its end, where an entry is added.
+
     Raises:
         ConfigError: not of the form key=value, or the key leads through something that is no table.
     """
@@ -80,10 +83,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         value = text
     *parents, last = key.strip().split(".")
     node: Any = tree
-    for part in parents:
-        node = _descend(node, part, key)
+    for part, following in pairwise([*parents, last]):
+        node = _descend(node, part, key, [] if following.isdecimal() else {})
     if isinstance(node, list):
-        _descend(node, last, key)
+        _descend(node, last, key, value)
         node[int(last)] = value
     elif isinstance(node, dict):
         node[last] = value
@@ -91,11 +94,14 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{key}: {parents[-1]} is a plain value and has no keys of its own")
 
 
-def _descend(node: Any, part: str, key: str) -> Any:
+def _descend(node: Any, part: str, key: str, new: Any) -> Any:
+    """What stands in a table or a list, new where nothing does yet."""
     if isinstance(node, dict):
-        return node.setdefault(part, {})
+        return node.setdefault(part, new)
     if isinstance(node, list):
-        if part.isdecimal() and int(part) < len(node):
+        if part.isdecimal() and int(part) <= len(node):
+            if int(part) == len(node):
+                node.append(new)
             return node[int(part)]
         raise ConfigError(f"{key}: {part} is no index into a list of {len(node)}; indices start at 0")
     raise ConfigError(f"{key}: {part} is below a plain value")
