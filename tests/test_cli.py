@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
-from toolrefine import __version__, engines, results
+from toolrefine import __version__, engines, loop, results
 from toolrefine.cli import app
 from toolrefine.config import EngineConfig, PromptConfig
 from toolrefine.engines import open_engine
@@ -33,6 +35,19 @@ def run_json(*arguments: str) -> Any:
     lines = result.stdout.splitlines()
     assert len(lines) == 1
     return json.loads(lines[0])
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/pool.jsonl.partial")
+
+
+def test_a_full_disk_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loop, "load_samples", full_disk)
+    result = run("train", DEMO, f"run={tmp_path}")
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: [Errno 28]")
+    assert line.endswith("make room, and the same command goes on from here")
 
 
 @pytest.fixture(scope="module")

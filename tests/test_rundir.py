@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_a_stream_cut_anywhere_ends_in_the_same_bytes(
     records = torn.stream(CALLS, chunk_size, total, numbered, total)
     assert (torn.path / "calls.jsonl").read_bytes() == expected
     assert records == [call(n) for n in range(total)]
+
+
+def test_a_full_disk_costs_one_chunk_at_most(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            run.stream(CALLS, 1, 9, numbered, 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert keep_whole_chunks(tmp_path / "calls.jsonl.partial", 1) == 2
+    assert run.stream(CALLS, 1, 9, numbered, 9) == [call(n) for n in range(9)]
 
 
 def test_a_torn_line_is_dropped_and_whole_chunks_are_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -50,6 +51,8 @@ ServerURL = Annotated[
 TemplateKwargs = Annotated[
     str | None, typer.Option(metavar="JSON", help='For the chat template, such as {"enable_thinking": false}.')
 ]
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _debug = False
 
@@ -107,7 +110,11 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except Exception as error:
             if _debug:
                 raise
-            typer.echo(f"error: {type(error).__name__}: {error} (toolrefine --debug shows where)", err=True)
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                problem = f"{error}; make room, and the same command goes on from here"
+            else:
+                problem = f"{type(error).__name__}: {error} (toolrefine --debug shows where)"
+            typer.echo(f"error: {problem}", err=True)
             raise typer.Exit(1) from None
 
     return run
