@@ -24,14 +24,24 @@ TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = (
+    "iterated in one schedule",
     "frontier",
     "all labels first",
     "unsuspected",
     "unsuspected without refinement data",
     "labels scored",
     "labels checked and scored",
+    "labels checked and scored in one schedule",
 )
 """Other ways to select, shown beside the iterations of the method."""
+AIMING = tuple(name for name in OTHER_SELECTIONS if name not in {"frontier", "unsuspected"})
+"""Those that are held against the aims."""
+IN_ONE_SCHEDULE = {
+    "iterated in one schedule": ("iteration 3",),
+    "labels checked and scored in one schedule": ("labels checked and scored", "labels scored"),
+}
+"""Arms whose learning rate goes down once, and the same where it does in every iteration; of several the first that
+there is, for of right labels none is checked."""
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -64,6 +74,7 @@ def write_page(results: Path, page: Path) -> None:
         noise=training_tables(noise),
         noise_labels=label_table(noise),
         checked=checked_table([*noise, *shift]),
+        schedules=schedule_table([*noise, *shift]),
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
@@ -224,6 +235,19 @@ def checked_table(groups: Sequence[Group]) -> str:
     return table(("condition", "against", "points", "95 %", "fixed / broken", "n"), rows) if rows else ""
 
 
+def schedule_table(groups: Sequence[Group]) -> str:
+    """What one schedule over all iterations is worth; empty where no condition has it."""
+    rows = []
+    for group in groups:
+        for once, names in IN_ONE_SCHEDULE.items():
+            if once in group.arm_names:
+                name = those_of(group, names)[0]
+                seeds = " ".join(f"{100 * each:+.1f}" for each in group.differences(name, once))
+                rows.append([group.condition, name, *points(group.compare(name, once)), seeds])
+    columns = ("condition", "in one schedule against", "points", "95 %", "fixed / broken", "by seed")
+    return table(columns, rows) if rows else ""
+
+
 def doubt_table(groups: Sequence[Group]) -> str:
     """How well planted labels are found by each rule, seeds added up; empty where none have been planted."""
     if not groups:
@@ -341,9 +365,7 @@ def aim_table(aims: Sequence[Aim]) -> str:
     if not aims:
         return ""
     arms = [
-        name
-        for name in (last_iteration(aims[0].group), *OTHER_SELECTIONS)
-        if any(name in aim.group.arm_names for aim in aims)
+        name for name in (last_iteration(aims[0].group), *AIMING) if any(name in aim.group.arm_names for aim in aims)
     ]
     rows = [
         [
