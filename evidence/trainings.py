@@ -171,10 +171,7 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
     yield SCORED, alone.model_copy(update=doubting)
     pool = load(folder / FULL, POOL)
     right = [sample for sample in pool if sample.meta.get("label", "ok") == "ok"]
-    checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
-    yield CHECKED_SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule, "datasets": checked})
-    if len(right) == len(pool):
-        return  # nothing to check, and plain SFT is the oracle
+    is_clean = len(right) == len(pool)  # then there is nothing to check, and plain SFT is the oracle
     plain = {
         "num_iterations": 1,
         "selection": alone.selection.model_copy(update={"policy": "all"}),
@@ -182,11 +179,16 @@ def build_others(full: Config, folder: Path, found: RunSummary) -> Iterator[tupl
         "rollout": alone.rollout.model_copy(update={"k": 1}),
         "sft": all_steps,
     }
-    yield CHECKED, alone.model_copy(update={**plain, "datasets": checked})
-    yield CHECKED_SCORED, alone.model_copy(update={**doubting, "datasets": checked})
-    path = folder / "right-labels.jsonl"
-    write_samples(path, right)
-    yield ORACLE, alone.model_copy(update={**plain, "datasets": (FileDataset(format="canonical", source=str(path)),)})
+    checked = tuple(dataset.model_copy(update={"invalid_targets": "quarantine"}) for dataset in full.datasets)
+    if not is_clean:
+        yield CHECKED, alone.model_copy(update={**plain, "datasets": checked})
+        yield CHECKED_SCORED, alone.model_copy(update={**doubting, "datasets": checked})
+    yield CHECKED_SCORED_ONE, alone.model_copy(update={**doubting, **one_schedule, "datasets": checked})
+    if not is_clean:
+        path = folder / "right-labels.jsonl"
+        write_samples(path, right)
+        labels = FileDataset(format="canonical", source=str(path))
+        yield ORACLE, alone.model_copy(update={**plain, "datasets": (labels,)})
 
 
 def answered(name: str, folder: Path, **facts: Any) -> Arm:
