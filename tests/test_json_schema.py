@@ -99,6 +99,7 @@ def test_good_schemas_stay() -> None:
         ({"type": "string", "nullable": False}, {"type": "string"}),
         ({"type": ["string", "integer"], "nullable": True}, {"type": ["string", "integer", "null"]}),
         ({"const": "a", "nullable": True}, {"enum": ["a", None]}),
+        ({"anyOf": True, "oneOf": "string", "nullable": True, "type": "string"}, {"type": ["string", "null"]}),
         ({"anyOf": [{"type": "str"}], "nullable": True}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         ({"type": "array", "items": [{"type": "int"}]}, {"type": "array", "prefixItems": [{"type": "integer"}]}),
         ({"type": "array", "items": "str"}, {"type": "array", "items": {"type": "string"}}),

@@ -88,6 +88,8 @@ def repair_schema(schema: dict[str, Any], depth: int = 0) -> dict[str, Any]:
                 repaired[keyword] = value
             case (("type" | "properties" | "required" | "enum" | "nullable"), _):
                 continue
+            case (("anyOf" | "oneOf" | "allOf" | "prefixItems"), _):
+                continue
             case "default" | "const", _:
                 repaired[keyword] = value
             case _ if value is not None:
