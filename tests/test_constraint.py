@@ -213,6 +213,11 @@ Y = {"properties": {"y": {"type": "string"}}, "required": ["y"]}
         ({"properties": KIND, "additionalProperties": {}}, [{"more": 1}, {"m": 1, "kind": "a"}], [{"kind": 1}]),
         ({"properties": KIND, "additionalProperties": False}, [{"kind": "a"}, {}], [{"more": 1}]),
         (
+            {"properties": {"o": {"enum": ["\x7f", "\u00e9", "\U0001f600"]}}},
+            [{"o": "\x7f"}, {"o": "\u00e9"}, {"o": "\U0001f600"}],
+            [{"o": "e"}, {"o": "\u00e8"}],
+        ),
+        (
             {"properties": {"p": {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "number"}}}},
             [{"p": ["a", 1]}],
             [],
@@ -288,6 +293,7 @@ def test_whatever_is_allowed_has_no_fault(reader: Reader, format_name: str, text
     )
 )
 @example(schema={"required": True})
+@example(schema={"enum": ["\x7f", "\u00e9", "\U0001f600"]})
 @pytest.mark.parametrize("format_name", GRAMMARS)
 def test_any_schema_makes_a_grammar(format_name: str, schema: Any) -> None:
     import llguidance

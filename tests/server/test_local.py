@@ -169,6 +169,14 @@ def test_what_it_cannot_give_is_refused_by_name(
     assert error["message"].startswith(param)
 
 
+@pytest.mark.parametrize("text", ['{"messages": [', '"\\ud800"', "[" * 100_000, "\x00"])
+def test_a_body_that_cannot_be_read_is_refused(engine: TransformersEngine, text: str) -> None:
+    body = f'{{"messages": [{{"role": "user", "content": {text}}}]}}'
+    with served(engine) as (url, _):
+        reply = httpx2.post(f"{url}/chat/completions", content=body.encode(), timeout=60)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+
+
 def test_a_body_that_takes_long_to_read_is_refused(engine: TransformersEngine, samples: list[Sample]) -> None:
     with served(engine) as (url, _):
         reply = chat(url, request_of(samples[0], metadata=[0] * 800_000))

@@ -276,7 +276,7 @@ class Rules:
 
 def literal(text: str) -> str:
     """A text that must stand as it is."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)
 
 
 _STRINGS = Keys(lambda name: json.dumps(name, ensure_ascii=False), ': " "?', "STRING", "PLAIN", lambda name: True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import threading
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
 
 from toolrefine.config import EngineConfig, PromptConfig, describe
 from toolrefine.datasets.conversation import Conversation
@@ -128,7 +128,7 @@ class LocalModel(httpx2.AsyncBaseTransport):
             if holds_too_much(raw):
                 message = f"the body has more than {MAX_VALUES} brackets, commas and colons; ask for less at once"
                 raise RefusalError(400, "too_many_values", message)
-            body = json.loads(raw)
+            body = from_json(raw)
             job = self._read_job(body)
             self._jobs.put(job)
             completions, num_prompt_tokens = await job.answer
