@@ -11,7 +11,7 @@ from evidence.__main__ import STUDIES
 from evidence.analysis import Group, group_cells, where_invalid, where_valid
 from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.doubts import RULES, run_doubt_cell
-from evidence.page import aim_table, training_aims, training_tables, write_page
+from evidence.page import aim_table, schedule_table, training_aims, training_tables, write_page
 from evidence.policies import POLICIES, questions, run_policy_cell
 from evidence.trainings import (
     ALL_FIRST,
@@ -140,14 +140,28 @@ def trained(condition: str, kinds: str = "ssnn", **verdicts: str) -> Group:
 
 
 def test_an_aim_is_bold_where_it_is_met() -> None:
-    arms = {"base": "0000", "plain_SFT": "0110", "iteration_1": "1010", "oracle": "1110", "frontier": "1110"}
+    arms = {"base": "0000", "plain_SFT": "0110", "iteration_1": "1010", "oracle": "1110", "labels_scored": "1110"}
+    arms["frontier"] = "1111"  # in the studies' own tables alone
     text = aim_table([*training_aims([trained("20%", **arms)], [trained("foundry, 20%", **arms)], [])])
-    assert text.splitlines()[0] == "| aim | n | iteration 1 | frontier |"
+    assert text.splitlines()[0] == "| aim | n | iteration 1 | labels scored |"
     seven, oracle, base, behind = (line.split(" | ") for line in text.splitlines()[2:])
     assert [row[1] for row in (seven, oracle, base, behind)] == ["4"] * 4
     iteration = [row[2].split(" (")[0] for row in (seven, oracle, base, behind)]
     assert iteration == ["+0.0", "-25.0", "**+50.0**", "**+0.0**"]
     assert [row[3].split(" (")[0] for row in (seven, oracle)] == ["**+25.0**", "**+0.0**"]
+
+
+def test_one_schedule_is_held_against_the_same_with_several() -> None:
+    clean = {"iteration_3": "0110", "labels_scored": "0111", "labels_checked_and_scored_in_one_schedule": "1111"}
+    noisy = {**clean, "labels_checked_and_scored": "0000", "iterated_in_one_schedule": "1010"}
+    text = schedule_table([trained("0%", **clean), trained("20%", **noisy), trained("40%", iteration_3="0110")])
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [
+        ["0%", "labels scored", "+25.0"],
+        ["20%", "iteration 3", "+0.0"],
+        ["20%", "labels checked and scored", "+100.0"],
+    ]
+    assert schedule_table([trained("40%", iteration_3="0110")]) == ""
 
 
 def test_accuracy_is_told_for_each_kind_that_occurs() -> None:
