@@ -18,20 +18,39 @@ from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.doubts import run_doubt_cell
 from evidence.policies import Questions, Samples, questions, run_policy_cell
 from evidence.real import TRAINING_SEEDS, bfcl_questions, real_dev, real_held_out, real_material, real_pool
-from evidence.trainings import CHECKED, CHECKED_SCORED, FULL, ORACLE, SCORED, UNSUSPECTED, run_training_cell, tool_world
+from evidence.trainings import (
+    ALL_FIRST,
+    CHECKED,
+    CHECKED_SCORED,
+    CHECKED_SCORED_ONE,
+    EVERY_ARM,
+    FULL,
+    NO_REFINEMENT,
+    ONE_SCHEDULE,
+    ORACLE,
+    SCORED,
+    UNSUSPECTED,
+    run_training_cell,
+    tool_world,
+)
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
 RESULTS = Path(__file__).parent / "results"
 NOISE_RATES = (0.2, 0.0, 0.4, 0.1)
 FAMILIAR, OTHER_STYLE, OTHER_KINDS = "observatory", "foundry", "brewery"
+SHIFT_ARMS = {
+    0.2: EVERY_ARM,
+    0.0: (ONE_SCHEDULE, NO_REFINEMENT, SCORED, ALL_FIRST, CHECKED_SCORED_ONE),
+}
+"""Beside the full method and plain SFT, by the share of labels made wrong."""
 REAL_DATA = Path("../shared/data")
 """Files of real samples beside the checkout; recipes/real.toml reads them too."""
 BASES = Path("build/bases")
 BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
 REAL_ARMS = {0.2: (CHECKED, CHECKED_SCORED, ORACLE), 0.0: (SCORED,)}
-"""Beside the same two, by the share of labels made wrong."""
+"""Beside the same, by the share of labels made wrong."""
 BASE_POLICIES = (
     "ask, the paper's algorithm, 1 round",
     "ask, the paper's algorithm, 2 rounds",
@@ -92,9 +111,11 @@ def noise_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[t
 
 def shift_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """2: domains unlike all that the model knows."""
-    for domain, rate in ((OTHER_STYLE, 0.2), (OTHER_KINDS, 0.2), (OTHER_STYLE, 0.0), (OTHER_KINDS, 0.0)):
-        for seed in seeds:
-            yield training_cell(study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
+    for rate, arms in SHIFT_ARMS.items():
+        for domain in (OTHER_STYLE, OTHER_KINDS):
+            for seed in seeds:
+                name, work = training_cell(study, f"{domain}, {rate:.0%}", domain, rate, seed, scale)
+                yield name, partial(work, arms=arms)
 
 
 def base_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
