@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import random
@@ -102,11 +103,16 @@ def test_a_schema_too_large_for_its_arguments_is_not_checked(name: str, reason: 
     assert reply.headers["x-toolrefine-stop-reason"] == reason
 
 
+SLOW_TO_CHECK = [tool(with_city({"type": "array", "items": {"anyOf": [{"const": 0}] * 599 + [{}]}}))]
+
+
+def slow_drafts(number: int) -> list[dict[str, Any]]:
+    return [choice(call(arguments={"city": [1] * 3000}), index=index) for index in range(number)]
+
+
 def test_a_request_that_takes_long_to_check_holds_up_no_other() -> None:
-    schema = {"type": "array", "items": {"anyOf": [{"const": 0}] * 599 + [{}]}}
-    drafts = [choice(call(arguments={"city": [1] * 3000}), index=index) for index in range(25)]
-    with served(FakeUpstream(http(completion(*drafts)))) as server, ThreadPoolExecutor(1) as pool:
-        body = ask(tools=[tool(with_city(schema))])
+    with served(FakeUpstream(http(completion(*slow_drafts(25))))) as server, ThreadPoolExecutor(1) as pool:
+        body = ask(tools=SLOW_TO_CHECK)
         asked = pool.submit(httpx2.post, f"{server.url}/v1/chat/completions", json=body, timeout=120)
         longest = 0.0
         while not asked.done():
@@ -115,6 +121,37 @@ def test_a_request_that_takes_long_to_check_holds_up_no_other() -> None:
             longest = max(longest, time.monotonic() - started)
         assert asked.result().status_code == 200
     assert longest < 2
+
+
+def test_a_request_with_many_answers_that_take_long_to_check_leaves_room_for_another() -> None:
+    settled = asyncio.run(settle_slowly(num_many=10, deadline=math.inf))
+    assert settled[:3] == [("many", "gated"), ("one", "gated"), ("many", "gated")]
+    assert len(settled) == 11
+
+
+def test_drafts_that_are_not_checked_before_the_deadline_stand() -> None:
+    settled = asyncio.run(settle_slowly(num_many=10, deadline=0.0))
+    assert {reason for _, reason in settled} == {"deadline"}
+
+
+async def settle_slowly(num_many: int, deadline: float) -> list[tuple[str, str]]:
+    """Settle the answers to a request and the one to another, all slow to check: which came when, and why it ended."""
+    rules = Rules(RefinementConfig(max_rounds=1, when="invalid"), PromptConfig(), convert=True)
+    done: list[tuple[str, str]] = []
+
+    async def finish(name: str, request: ChatRequest, draft: dict[str, Any]) -> None:
+        settled = await settle(request, draft, refuse, rules, deadline)
+        assert settled.num_rounds == 0
+        done.append((name, settled.stop_reason))
+
+    many, one = ChatRequest(ask(tools=SLOW_TO_CHECK)), ChatRequest(ask(tools=SLOW_TO_CHECK))
+    works = [finish("many", many, draft) for draft in slow_drafts(num_many)]
+    await asyncio.gather(*works, finish("one", one, *slow_drafts(1)))
+    return done
+
+
+async def refuse(body: dict[str, Any]) -> dict[str, Any]:
+    raise UpstreamError(400, "too_deep", "too deep")
 
 
 def test_defaults_of_a_tool_take_bounded_time() -> None:
@@ -227,8 +264,6 @@ JSON = st.recursive(
 
 @given(choice=JSON, later=JSON)
 def test_hostile_choices_never_raise(choice: Any, later: Any) -> None:
-    import asyncio
-
     request = ChatRequest(ask(tool_choice="required"))
     read_answer(choice, request, "auto", convert=True)
     rules = Rules(RefinementConfig(max_rounds=2, when="always", accept="valid"), PromptConfig(), convert=True)
@@ -353,11 +388,6 @@ def test_a_body_that_is_no_json_reaches_the_upstream_as_it_is(raw: bytes) -> Non
 
 
 def test_a_round_that_cannot_be_written_is_no_round() -> None:
-    import asyncio
-
-    async def refuse(_: dict[str, Any]) -> dict[str, Any]:
-        raise UpstreamError(400, "too_deep", "too deep")
-
     draft = json.loads(BAD.partition(b"\r\n\r\n")[2])["choices"][0]
     rules = Rules(RefinementConfig(when="invalid", accept="valid"), PromptConfig(), convert=True)
     settled = asyncio.run(settle(ChatRequest(ask()), draft, refuse, rules, 1e12))
@@ -365,8 +395,6 @@ def test_a_round_that_cannot_be_written_is_no_round() -> None:
 
 
 def test_a_mistake_of_the_server_itself_costs_no_draft(caplog: pytest.LogCaptureFixture) -> None:
-    import asyncio
-
     async def fail(_: dict[str, Any]) -> dict[str, Any]:
         raise KeyError("a mistake")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection, Sequence
 from functools import lru_cache
@@ -80,6 +81,8 @@ class ChatRequest:
         self._tools: dict[str, Tool] = {}
         self._left_to_read = MAX_READ
         self._left_at_once = MAX_AT_ONCE
+        self.long_check = asyncio.Lock()
+        """Held while an answer to this request has its turn in a thread."""
         kind, self._chosen = _read_choice(body.get("tool_choice"))
         self._must_call = kind in ("required", "named")
         self._may_call_many = body.get("parallel_tool_calls") is not False

@@ -68,11 +68,17 @@ async def _settle(request: ChatRequest, draft: dict[str, Any], ask: Ask, rules: 
     first = read_answer(draft, request, rules.prompt.format, convert=rules.convert)
     if first is None:
         return Settled(draft, 0, "unreadable", changed=False, usage=None)
-    answers, usage, failure = [first], None, ""
-    while not failure and not (reason := await _check(_stop, request, answers, rules)):
+    answers, num_rounds, usage, failure = [first], 0, None, ""
+    reason: StopReason | None = None
+    while not failure:
         try:
             async with asyncio.timeout_at(deadline):
-                reply = await ask(await _check(_next_body, request, answers, rules))
+                reason = await _check(_stop, request, answers, rules)
+                if reason:
+                    break
+                body = await _check(_next_body, request, answers, rules)
+                num_rounds += 1
+                reply = await ask(body)
         except UpstreamError as error:
             failure = error.code
             break
@@ -85,11 +91,11 @@ async def _settle(request: ChatRequest, draft: dict[str, Any], ask: Ask, rules: 
             failure = "upstream_malformed"
         else:
             answers.append(answer)
-    standing = await _check(_standing, request, answers, rules)
+    standing = await _check(_standing, request, answers, rules) if len(answers) > 1 else first
     changed = standing is not first and not same_calls(first.completion, standing.completion)
     return Settled(
         choice={**standing.choice, "index": draft.get("index", 0)} if changed else first.choice,
-        num_rounds=len(answers) - 1 + bool(failure),
+        num_rounds=num_rounds,
         stop_reason=failure or str(reason),
         changed=changed,
         usage=usage,
@@ -103,10 +109,14 @@ async def _check(
     answers: Sequence[Answer],
     rules: Rules,
 ) -> T:
-    """What a check of the answers says. One that may take long has a thread, so that other requests go on meanwhile."""
+    """What a check of the answers says. One that may take long has a thread, so that other requests go on meanwhile.
+
+    A request has one such check in the thread's queue at a time, so that those with many answers leave room for others.
+    """
     if not request.may_take_long([answer.completion for answer in answers]):
         return check(request, answers, rules)
-    return await asyncio.get_running_loop().run_in_executor(_CHECKS, check, request, answers, rules)
+    async with request.long_check:
+        return await asyncio.get_running_loop().run_in_executor(_CHECKS, check, request, answers, rules)
 
 
 def _only_choice(reply: dict[str, Any], request: ChatRequest, rules: Rules) -> Answer | None:
@@ -124,8 +134,6 @@ def _stop(request: ChatRequest, answers: Sequence[Answer], rules: Rules) -> Stop
 
 def _standing(request: ChatRequest, answers: Sequence[Answer], rules: Rules) -> Answer:
     """The last answer that was accepted."""
-    if len(answers) == 1:
-        return answers[0]
     completions = [answer.completion for answer in answers]
     prompt = Prompt(id="request", messages=(), tools=request.tools_of(completions))
     refinement = end_of_rounds(prompt, completions, rules.policy)
