@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.doubts import run_doubt_cell
-from evidence.policies import Questions, Samples, questions, run_policy_cell
+from evidence.policies import Questions, Samples, questions, run_mix_cell, run_policy_cell
 from evidence.real import TRAINING_SEEDS, bfcl_questions, real_dev, real_held_out, real_material, real_pool
 from evidence.trainings import (
     ALL_FIRST,
@@ -33,6 +33,7 @@ from evidence.trainings import (
     run_training_cell,
     tool_world,
 )
+from toolrefine.config import CorpusConfig
 from toolrefine.datasets.toolworld import generate
 from toolrefine.types import Checkpoint
 
@@ -51,6 +52,14 @@ BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
 REAL_ARMS = {0.2: (CHECKED, CHECKED_SCORED, ORACLE), 0.0: (SCORED,)}
 """Beside the same, by the share of labels made wrong."""
+MIXES = (("sampled", 0.5), ("greedy", 0.5), ("greedy", 0.75), ("sampled", 0.0), ("greedy", 0.25), ("sampled", 0.75))
+"""Refinement data: which drafts they show, and the share of them that is right already."""
+MIX_POLICIES = (
+    "ask, the paper's algorithm, 1 round",
+    "ask, the paper's algorithm, 2 rounds",
+    "ask, accept likelier",
+    "invalid: ask",
+)
 BASE_POLICIES = (
     "ask, the paper's algorithm, 1 round",
     "ask, the paper's algorithm, 2 rounds",
@@ -171,6 +180,24 @@ def policy_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[
                 yield f"{domain}-{name}-{seed}", work
 
 
+def mix_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """3: refinement data of other drafts, and of more or fewer right ones."""
+    for drafts, share in MIXES:
+        for seed in seeds:
+            work = partial(
+                run_mix_cell,
+                study=study,
+                condition=f"{drafts} drafts, {share:.0%} right",
+                material=tool_world(FAMILIAR, 0.2, seed, scale),
+                corpus=CorpusConfig(drafts=drafts, right_draft_share=share),
+                held_out=partial(questions, partial(generate, FAMILIAR, scale.num_held_out, 4_000 + seed)),
+                policies=MIX_POLICIES,
+                seed=seed,
+                scale=scale,
+            )
+            yield f"{drafts}-{round(share * 100)}-{seed}", work
+
+
 def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
     """4: real data and BFCL; what is drawn has one seed, for nothing but sampling changes with it.
 
@@ -229,6 +256,7 @@ STUDIES = {
     "noise": noise_cells,
     "shift": shift_cells,
     "policies": policy_cells,
+    "mixes": mix_cells,
     "real": real_cells,
     "doubts": doubt_cells,
     "real-labels": real_label_cells,

@@ -12,16 +12,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evidence.cells import Arm, Cell, Scale, marks
+from evidence.trainings import FULL, Material, build_full
 from toolrefine.benchmarking import best, vote
 from toolrefine.calibration import Budget, calibrate
-from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
+from toolrefine.config import CorpusConfig, EngineConfig, EvaluationConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams, open_engine
 from toolrefine.engines.answers import Answers
 from toolrefine.engines.memory import RememberingEngine
+from toolrefine.loop import train
 from toolrefine.matching import score
 from toolrefine.models import resolve_model
 from toolrefine.refine import find_fault, refine
 from toolrefine.rollout import chunks, to_prompt
+from toolrefine.rundir import open_run
 from toolrefine.types import Checkpoint, Completion, Prompt, Refinement, Sample
 
 PROMPT = PromptConfig()
@@ -119,6 +122,37 @@ def run_policy_cell(
     invalid = [find_fault(draft, each.prompt.tools) is not None for draft, each in zip(drafts, asked, strict=True)]
     facts["invalid"] = marks(invalid)
     return Cell(study=study, condition=condition, seed=seed, arms=tuple(arms), facts=facts, scale=scale)
+
+
+def run_mix_cell(
+    folder: Path,
+    *,
+    study: str,
+    condition: str,
+    material: Material,
+    corpus: CorpusConfig,
+    held_out: Questions,
+    policies: Collection[str],
+    seed: int,
+    scale: Scale,
+) -> Cell:
+    """Train by the full method with other refinement data, and answer by policies that refine drafts."""
+    config = build_full("nano", material, seed, scale)
+    config = config.model_copy(update={"baseline": False, "evaluation": EvaluationConfig(), "corpus": corpus})
+    with open_run(folder / FULL, config) as run:
+        trained = train(config, run)
+    return run_policy_cell(
+        folder,
+        study=study,
+        condition=condition,
+        checkpoint=trained,
+        dev=None,
+        held_out=held_out,
+        seed=seed,
+        scale=scale,
+        policies=policies,
+        num_samples=0,
+    )
 
 
 def count_parameters(model: str) -> int:

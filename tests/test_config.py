@@ -70,7 +70,15 @@ def test_waves_need_a_policy_that_one_success_decides() -> None:
     assert load_config(path, ["rollout.waves=true", solvable]).samples_in_waves
     assert load_config(path, [solvable]).samples_in_waves
     assert not load_config(path, [solvable, "corpus.refine_per_sample=1"]).samples_in_waves  # these want drafts
+    assert load_config(path, [solvable, "corpus.refine_per_sample=1", "corpus.drafts=greedy"]).samples_in_waves
     assert not load_config(path).samples_in_waves
+
+
+def test_greedy_answers_are_drawn_where_refinement_examples_show_them() -> None:
+    path = REPO / "recipes/demo.toml"
+    assert load_config(path, ["corpus.refine_per_sample=1", "corpus.drafts=greedy"]).draws_greedy
+    assert not load_config(path, ["corpus.refine_per_sample=1"]).draws_greedy
+    assert not load_config(path, ["corpus.refine_per_sample=0", "corpus.drafts=greedy"]).draws_greedy
 
 
 def test_a_missing_recipe_and_a_broken_one(tmp_path: Path) -> None:

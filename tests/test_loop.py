@@ -130,15 +130,19 @@ def test_a_finished_run_asks_nothing_again(world: World, tmp_path: Path) -> None
     assert world.asked == []
 
 
+@pytest.mark.parametrize("drafts", ["sampled", "greedy"])
 @pytest.mark.parametrize("kill_at", [1, 7, 13, 40, 41, 77, 100, 150])
-def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path, kill_at: int) -> None:
-    train(make_config(tmp_path / "whole"))
+def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path, kill_at: int, drafts: str) -> None:
+    changes = {"corpus": {"drafts": drafts}}
+    train(make_config(tmp_path / "whole", **changes))
+    rollouts = data_files(tmp_path / "whole")["iterations/001/rollouts.jsonl"].splitlines()
+    assert {b'"greedy":' in line for line in rollouts} == {drafts == "greedy"}
     world.asked.clear()
     world.kill_at = kill_at
     with pytest.raises(Killed):
-        train(make_config(tmp_path / "killed"))
+        train(make_config(tmp_path / "killed", **changes))
     world.kill_at = None
-    train(make_config(tmp_path / "killed"))
+    train(make_config(tmp_path / "killed", **changes))
     assert data_files(tmp_path / "killed") == data_files(tmp_path / "whole")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from toolrefine.config import EngineConfig, PromptConfig, RolloutConfig
+from toolrefine.engines import Accept, SamplingParams
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.engines.transformers import TransformersEngine
 from toolrefine.errors import RequestError, WorkError
@@ -64,6 +65,24 @@ def test_a_label_is_doubted_by_how_much_likelier_the_most_frequent_answer_is(
     group = roll(label, texts)
     assert (group.doubt, group.rival_logprob) == (doubt, None if doubt is None else LOGPROBS[WATER])
     assert roll(label, texts, CONFIG.model_copy(update={"score_labels": False})).doubt is None
+
+
+def test_the_greedy_answer_stands_beside_the_completions_where_it_is_wanted() -> None:
+    class Sampler(ScriptedEngine):
+        def sample(
+            self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
+        ) -> list[list[Completion]]:
+            temperatures.append(params.temperature)
+            return super().sample(prompts, n, params, accept)
+
+    temperatures: list[float] = []
+    engine = Sampler(lambda prompt, index: FEED if temperatures[-1] == 0 else WATER)
+    [[without]] = rollout(0, 8, engine, [sample("call")], CONFIG, seed=0)
+    [[group]] = rollout(0, 8, engine, [sample("call")], CONFIG, seed=0, with_greedy=True)
+    assert without.greedy is without.greedy_score is None
+    assert (group.completions, group.scores) == (without.completions, without.scores)
+    assert group.greedy is not None and group.greedy_score is not None
+    assert (group.greedy.text, group.greedy_score.correct, group.num_correct) == (FEED, True, 0)
 
 
 def failing(error: Exception) -> Callable[[Sequence[Prompt], Sequence[Completion | Message]], list[float]]:

@@ -151,6 +151,24 @@ def test_the_corpus(rows: list[list[int | None]], share: float, most: int, seed:
     assert corpus == build_corpus(pool, selected, groups, config, PromptConfig(), seed=seed)
 
 
+def test_a_greedy_draft_takes_the_place_of_the_sampled_ones() -> None:
+    pool, groups = make([0, 1, 2], [0, 1, 2], [0, 1, 2])
+    greedy = group(9, [0, 5, None])
+    groups = [
+        each.model_copy(update={"greedy": draft, "greedy_score": verdict})
+        for each, draft, verdict in zip(groups, greedy.completions, greedy.scores, strict=True)
+    ]
+    selected = select(pool, groups, SelectionConfig(policy="all"))
+    config = CorpusConfig(refine_per_sample=3, right_draft_share=0.3, drafts="greedy")
+    corpus = build_corpus(pool, selected, groups, config, PromptConfig(), seed=0)
+    shown = {e.sample_id: (e.messages[1].content or e.messages[1].tool_calls, e.draft_correct) for e in corpus[1::2]}
+    assert shown == {
+        "s0": (message({"a": 0}).tool_calls, True),
+        "s1": (message({"a": 5}).tool_calls, False),
+        "s2": ("[f(a=None)]", False),
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "learned"),
     [

@@ -181,7 +181,7 @@ class RolloutConfig(Record):
     """Samples worked on and written together: what a kill can cost at most. Small chunks leave the engine idle more."""
     waves: bool | Literal["auto"] = "auto"
     """Sample 1, 1, 2, 4, ... completions and stop at a correct one, which selects the same samples by policy solvable.
-    auto: where nothing else needs all k, as the drafts of refinement examples and any other policy do."""
+    auto: where nothing else needs all k, as sampled drafts of refinement examples and any other policy do."""
     score_labels: bool = True
     """Also score the labels that no completion gives, to tell wrong ones from hard ones; see selection.suspect_doubt. A
     server must tell the log-probabilities of prompts, as vLLM does."""
@@ -217,6 +217,9 @@ class CorpusConfig(Record):
     """Refinement examples a selected sample, at most; 0 trains on direct examples alone."""
     right_draft_share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of refinement examples whose draft is already right (A1 = A)."""
+    drafts: Literal["sampled", "greedy"] = "sampled"
+    """sampled: distinct ones of a sample's completions. greedy: its greedy answer, one more completion a sample, which
+    is what is refined at inference; one refinement example a selected sample then, at most."""
 
 
 class LoraConfig(Record):
@@ -408,8 +411,13 @@ class Config(Record):
         """Whether rollouts stop at the first correct completion."""
         solvable = self.selection.policy == "solvable"
         if self.rollout.waves == "auto":
-            return solvable and self.corpus.refine_per_sample == 0
+            return solvable and (self.corpus.refine_per_sample == 0 or self.draws_greedy)
         return self.rollout.waves
+
+    @property
+    def draws_greedy(self) -> bool:
+        """Whether rollouts draw the greedy answer too."""
+        return self.corpus.drafts == "greedy" and self.corpus.refine_per_sample > 0
 
 
 def describe(error: ValidationError) -> str:

@@ -32,11 +32,11 @@ def build_corpus(
     """Build one direct example per selected sample, and up to config.refine_per_sample refinement examples.
 
     A refinement example shows one of the model's own completions as a draft and learns the gold target, or the draft's
-    own calls where they are right but not the gold ones. The drafts of a sample are distinct; a completion cut off at
-    the token limit is none. Over the corpus config.right_draft_share of the drafts are right already (A1 = A in arXiv
-    2504.01400), rounded to one example: where the samples leave a choice between right and wrong drafts it is made to
-    that end, and where they do not, examples of the kind that there is too much of are left out. The seed decides
-    which.
+    own calls where they are right but not the gold ones. The drafts of a sample are distinct, or its greedy answer
+    alone where the group has one; a completion cut off at the token limit is none. Over the corpus
+    config.right_draft_share of the drafts are right already (A1 = A in arXiv 2504.01400), rounded to one example: where
+    the samples leave a choice between right and wrong drafts it is made to that end, and where they do not, examples of
+    the kind that there is too much of are left out. The seed decides which.
 
     Raises:
         ValueError: a selected sample is not in the pool, or has no group of completions.
@@ -112,9 +112,11 @@ def _direct(sample: Sample, prompt: PromptConfig) -> Example:
 
 
 def _shuffled_drafts(group: Group, seed: int) -> _Drafts:
-    """Return the distinct drafts, shuffled: a frequent one tends to come first."""
+    """Return the greedy draft, or the distinct completions, shuffled: a frequent one tends to come first."""
     scored = list(zip(group.completions, group.scores, strict=True))
     Random(f"drafts/{seed}/{group.sample_id}").shuffle(scored)
+    if group.greedy is not None and group.greedy_score is not None:
+        scored = [(group.greedy, group.greedy_score)]
     seen = set()
     drafts = _Drafts(right=[], wrong=[])
     for completion, score in scored:

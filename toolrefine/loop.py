@@ -96,6 +96,7 @@ def roll_out(model: Checkpoint, config: Config, it: RunDir, pool: Sequence[Sampl
             config.matching,
             seed=derive_seed(config.seed, "rollouts", t),
             in_waves=config.samples_in_waves,
+            with_greedy=config.draws_greedy,
         )
 
 

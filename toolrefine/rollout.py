@@ -27,12 +27,13 @@ def rollout(
     *,
     seed: int,
     in_waves: bool = False,
+    with_greedy: bool = False,
 ) -> Iterator[list[Group]]:
     """Yield the groups of pool[skip:], chunk_size samples at a time, in the order of the pool.
 
     With in_waves a sample ends with the first wave of completions that solves it: the group is smaller then, but holds
     a correct completion if and only if all k would. Under config.score_labels groups tell how much the label is to be
-    doubted, as long as the engine can score.
+    doubted, as long as the engine can score. With with_greedy they hold the greedy answer beside the k.
     """
     can_score = config.score_labels
     params = SamplingParams(
@@ -51,6 +52,12 @@ def rollout(
             )
             for sample, group in zip(chunk, answers, strict=True)
         ]
+        if with_greedy:
+            drafts = engine.sample(prompts, 1, params.model_copy(update={"temperature": 0.0}))
+            groups = [
+                group.model_copy(update={"greedy": draft, "greedy_score": score(draft, sample, matching)})
+                for group, sample, [draft] in zip(groups, chunk, drafts, strict=True)
+            ]
         if can_score:
             try:
                 groups = with_doubts(engine, prompts, chunk, groups)

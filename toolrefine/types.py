@@ -157,6 +157,10 @@ class Group(Record):
     not tell."""
     rival_logprob: float | None = None
     """Summed natural log-probability of that answer; None where doubt is."""
+    greedy: Completion | None = None
+    """The greedy answer, which is none of the completions; None where it is not wanted."""
+    greedy_score: Score | None = None
+    """Of greedy; None where that is."""
 
     @property
     def n(self) -> int:

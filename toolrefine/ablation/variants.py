@@ -77,7 +77,7 @@ def early_files(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield f"held_out/{name}.quarantine.jsonl", ("evaluation",)
         yield f"held_out/{name}.jsonl", ("evaluation",)
         yield f"iterations/000/{evaluation_stage(name).path}", (*model, "evaluation", "refinement")
-    rollouts = (*model, "seed", "datasets", "rollout", "samples_in_waves")
+    rollouts = (*model, "seed", "datasets", "rollout", "samples_in_waves", "draws_greedy")
     yield f"iterations/001/{ROLLOUTS.path}", rollouts
     yield f"iterations/001/{SELECTED.path}", (*rollouts, "selection")
     yield f"iterations/001/{SUSPECTS.path}", (*rollouts, "selection")
