@@ -18,7 +18,7 @@ from toolrefine.intervals import Accuracy, Paired, measure
 from toolrefine.scoreboard import interval, percent
 
 TEMPLATE = "evidence.md.j2"
-STUDIES = ("noise", "shift", "policies", "real", "doubts", "real-labels", "bases", "refined-bases")
+STUDIES = ("noise", "shift", "policies", "mixes", "real", "doubts", "real-labels", "bases", "refined-bases")
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
@@ -47,7 +47,7 @@ there is, for of right labels none is checked."""
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, real, doubts, real_labels, bases, refined = (
+    noise, shift, policies, mixes, real, doubts, real_labels, bases, refined = (
         group_cells(read_cells(results / f"{study}.jsonl")) for study in STUDIES
     )
     noise.sort(key=lambda group: float(group.condition.rstrip("%")))
@@ -78,8 +78,9 @@ def write_page(results: Path, page: Path) -> None:
         shift=training_tables(shift),
         shift_labels=label_table(shift),
         bases=training_tables(bases),
-        refined=base_table(refined),
+        refined=gain_table("base", refined),
         policies=policy_sections(policies, plots.name),
+        mixes=gain_table("refinement data", mixes),
         real=policy_sections(real, plots.name),
         doubts=doubt_table(doubts),
         real_trainings=training_tables(real_labels),
@@ -207,8 +208,8 @@ def with_nano(groups: Sequence[Group], condition: str, others: Sequence[Group]) 
     return [Group(NANO, tuple(cells)), *others]
 
 
-def base_table(groups: Sequence[Group]) -> str:
-    """What refinement gives each base, against its drafts; empty where there is none."""
+def gain_table(what: str, groups: Sequence[Group]) -> str:
+    """What refinement gives each model, against its drafts; empty where there is none. what tells models apart."""
     if not groups:
         return ""
     rows = []
@@ -218,7 +219,7 @@ def base_table(groups: Sequence[Group]) -> str:
             head = ["", ""] if number else [group.condition, percent(group.accuracy("draft"))]
             cost = f"{group.mean(name, calls):.2f}"
             rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
-    columns = ("base", "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
+    columns = (what, "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
     return table(columns, rows)
 
 

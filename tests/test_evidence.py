@@ -12,7 +12,7 @@ from evidence.analysis import Group, group_cells, where_invalid, where_valid
 from evidence.cells import Arm, Cell, Scale, marks, read_cells, run_cells
 from evidence.doubts import RULES, run_doubt_cell
 from evidence.page import aim_table, schedule_table, training_aims, training_tables, write_page
-from evidence.policies import POLICIES, questions, run_policy_cell
+from evidence.policies import POLICIES, questions, run_mix_cell, run_policy_cell
 from evidence.trainings import (
     ALL_FIRST,
     CHECKED_SCORED_ONE,
@@ -24,7 +24,7 @@ from evidence.trainings import (
     run_training_cell,
     tool_world,
 )
-from toolrefine.config import FileDataset
+from toolrefine.config import CorpusConfig, FileDataset
 from toolrefine.datasets import load_pool
 from toolrefine.datasets.export import write_samples
 from toolrefine.datasets.toolworld import generate
@@ -76,6 +76,7 @@ def write_all(results: Path) -> None:
             ("observatory, base", "observatory, trained"),
             ("draft", *POLICIES, "calibrated", "constrained decoding", "vote of 3 samples", "best of 5 samples"),
         ),
+        ("mixes", ("greedy drafts, 50% right",), ("draft", "invalid: ask", "constrained decoding")),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
         (
             "real-labels",
@@ -120,6 +121,7 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     assert "| nano, qwen3-1.7M | base |" in text
     assert "| foundry, 20% | labels checked |" in text
     assert "| llama-1.7M | base |" in text
+    assert "| greedy drafts, 50% right |" in text
     assert "| real data, 20% | base |" in text
     assert "| real data, 20% | labels checked |" in text
     assert "| real data, 20% | labels checked and scored | 3 of 12 |" in text
@@ -243,21 +245,20 @@ def test_a_cell_of_each_kind_runs_and_resumes(tmp_path: Path) -> None:
     assert {"draft", *POLICIES, "calibrated", "constrained decoding", "vote of 8 samples"} <= set(arms)
     assert arms["invalid: constrain"].calls <= 2.0
     assert arms["vote of 5 samples"].calls == 5.0
-    with_no_dev = run_policy_cell(
-        tmp_path / "no-dev",
-        study="real",
+    mix = run_mix_cell(
+        tmp_path / "mix",
+        study="mixes",
         condition="c",
-        checkpoint=Checkpoint(model="nano"),
-        dev=None,
+        material=material,
+        corpus=CorpusConfig(drafts="greedy"),
         held_out=lambda: questions(lambda: samples[:6]),
         seed=0,
         scale=TINY,
         policies=["invalid: constrain"],
-        num_samples=0,
     )
-    assert [arm.name for arm in with_no_dev.arms] == ["draft", "invalid: constrain", "constrained decoding"]
-    assert with_no_dev.facts["num_parameters"] == 1_673_152
-    assert [len(arm.verdicts) for arm in with_no_dev.arms] == [6] * len(with_no_dev.arms)
+    assert [arm.name for arm in mix.arms] == ["draft", "invalid: constrain", "constrained decoding"]
+    assert mix.facts["num_parameters"] == 1_673_152
+    assert [len(arm.verdicts) for arm in mix.arms] == [6] * len(mix.arms)
     file = tmp_path / "pool.jsonl"
     write_samples(file, samples)
     dataset = FileDataset(source=str(file), wrong_label_rate=1.0, invalid_targets="keep")
