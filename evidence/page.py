@@ -22,6 +22,7 @@ STUDIES = ("noise", "shift", "policies", "mixes", "real", "doubts", "real-labels
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
 TRAINED = "observatory, trained"
 NANO = "nano, qwen3-1.7M"
+USUAL_MIX = "sampled drafts, 50% right"
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
 OTHER_SELECTIONS = (
     "iterated in one schedule",
@@ -55,8 +56,9 @@ def write_page(results: Path, page: Path) -> None:
         plot_noise(noise, plots / "noise.svg")
     if shift:
         plot_growth(shift, plots / "shift.svg")
-    bases = with_nano(noise, GOAL_NOISE, bases)
-    refined = with_nano(policies, TRAINED, refined)
+    bases = beside(NANO, noise, GOAL_NOISE, bases)
+    refined = beside(NANO, policies, TRAINED, refined)
+    mixes = beside(USUAL_MIX, policies, TRAINED, mixes)
     if refined:
         plot_compute(refined, plots / "bases.svg")
     for group in (*policies, *real):
@@ -192,8 +194,8 @@ def fact(key: str, arm: Arm) -> float:
     return float(arm.facts.get(key, 0))
 
 
-def with_nano(groups: Sequence[Group], condition: str, others: Sequence[Group]) -> list[Group]:
-    """Other bases behind nano, of which are taken a condition of another study, the others' seeds and their arms."""
+def beside(name: str, groups: Sequence[Group], condition: str, others: Sequence[Group]) -> list[Group]:
+    """Groups behind one of another study, by a name of its own and with the others' seeds and arms alone."""
     if not others:
         return []
     seeds = {cell.seed for cell in others[0].cells}
@@ -205,7 +207,7 @@ def with_nano(groups: Sequence[Group], condition: str, others: Sequence[Group]) 
         for cell in group.cells
         if cell.seed in seeds
     ]
-    return [Group(NANO, tuple(cells)), *others]
+    return [Group(name, tuple(cells)), *others]
 
 
 def gain_table(what: str, groups: Sequence[Group]) -> str:
