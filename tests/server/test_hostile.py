@@ -21,10 +21,12 @@ from fake_upstream import (
     answer,
     ask,
     call,
+    call_chunks,
     choice,
     completion,
     http,
     served,
+    stream,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -392,6 +394,37 @@ def test_a_round_that_cannot_be_written_is_no_round() -> None:
     rules = Rules(RefinementConfig(when="invalid", accept="valid"), PromptConfig(), convert=True)
     settled = asyncio.run(settle(ChatRequest(ask()), draft, refuse, rules, 1e12))
     assert (settled.choice, settled.stop_reason, settled.failed) == (draft, "too_deep", True)
+
+
+DEEP_USAGE = '{"x": ' * 600 + "1" + "}" * 600
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    ("usage", "later"),
+    [
+        (f'{{"x": {"9" * 400}}}', '{"x": 1.5}'),
+        (f'{{"x": {"9" * 4300}}}', f'{{"x": {"9" * 4300}}}'),
+        (f'{{"prompt_tokens": {"9" * 400}}}', f'{{"prompt_tokens": {"9" * 400}}}'),
+        (DEEP_USAGE, DEEP_USAGE),
+    ],
+    ids=["no float", "no text", "no metric", "too deep"],
+)
+def test_a_usage_that_cannot_be_added_costs_no_answer(
+    usage: str, later: str, streams: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(draft: bytes, usage: str) -> bytes:
+        return http(draft.partition(b"\r\n\r\n")[2].rpartition(b', "usage"')[0] + f', "usage": {usage}}}'.encode())
+
+    last = b'data: {"choices": [], "usage": ' + usage.encode() + b"}\n\n"
+    draft = stream(*call_chunks('{"limit": "many"}'), last) if streams else told(BAD, usage)
+    with served(FakeUpstream(draft, told(GOOD, later)), log_requests=True) as server, httpx2.Client() as client:
+        caplog.set_level("INFO")
+        reply = client.post(f"{server.url}/v1/chat/completions", json=ask(stream=streams))
+        assert (reply.status_code, "Rome" in reply.text) == (200, True)
+        assert usage.partition('"x"')[2].partition("}")[0] in reply.text
+        assert client.get(f"{server.url}/health").status_code == 200
+    assert "stop_reasons" in caplog.text  # its line in the log comes behind the metrics
 
 
 def test_a_mistake_of_the_server_itself_costs_no_draft(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,11 @@ OPENERS = ("{", "[", "<tool", "<function", "<|", "<\uff5c", "```", "functools")
 OWN_FIELDS = ("num_tokens", "mean_logprob")
 """What the model in this process tells of a choice beyond the OpenAI API; the policies ask for it."""
 
+MAX_COUNT = 2**63
+"""Numbers up to here are counts. Longer ones fit neither into floats nor, added, into JSON that can be written."""
+
+_MAX_USAGE_DEPTH = 8
+
 NO_CALL = Parsed(outcome=Outcome.NO_CALL)
 _MAY_HOLD_CALLS = re.compile(r"[\[{<]")
 
@@ -109,13 +114,17 @@ def measure_tokens(choice: dict[str, Any]) -> tuple[int, float | None]:
     return (len(values), sum(values) / len(values)) if values else (1, None)
 
 
-def add_usage(one: Any, other: Any) -> Any:
-    """Two counts, or two objects of counts, added."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {key: add_usage(one.get(key), other.get(key)) for key in {**one, **other}}
-    if isinstance(one, int | float) and isinstance(other, int | float):
+def add_usage(one: Any, other: Any, depth: int = 0) -> Any:
+    """Two counts, or two objects of counts, added. What is no count, or nested too deeply, stays the first's."""
+    if isinstance(one, dict) and isinstance(other, dict) and depth < _MAX_USAGE_DEPTH:
+        return {key: add_usage(one.get(key), other.get(key), depth + 1) for key in {**one, **other}}
+    if _is_count(one) and _is_count(other):
         return one + other
     return other if one is None else one
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MAX_COUNT
 
 
 def call_objects(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from toolrefine.server.admission import Admission
+from toolrefine.server.answers import MAX_COUNT
 from toolrefine.server.rounds import Settled
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -49,7 +50,7 @@ class Metrics:
         usage: dict[str, Any] = settled.usage if isinstance(settled.usage, dict) else {}
         for kind in ("prompt", "completion"):
             number = usage.get(f"{kind}_tokens")
-            if isinstance(number, int) and number > 0:
+            if isinstance(number, int) and 0 < number <= MAX_COUNT:
                 self.tokens.labels(kind).inc(number)
 
     def page(self) -> bytes:
