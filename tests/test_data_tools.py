@@ -262,6 +262,26 @@ def test_a_yaml_document_that_contains_itself_ends(tmp_path: Path) -> None:
     assert (result.exit_code, "without end" in result.stderr) == (2, True)
 
 
+def with_default(value: str) -> str:
+    """A document that says a value, in YAML or JSON, of its one argument."""
+    parameter = f'{{"name": "a", "in": "query", "schema": {{"default": {value}}}}}'
+    return f'{{"openapi": "3.1.0", "list": [], "paths": {{"/a": {{"get": {{"parameters": [{parameter}]}}}}}}}}'
+
+
+def test_a_limit_that_is_no_json_is_written_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "api.yaml"
+    path.write_text(
+        "openapi: 3.0.0\npaths:\n  /a:\n    get:\n      parameters:\n"
+        "      - {name: a, in: query, schema: {minimum: .inf, exclusiveMinimum: true}}\n"
+        "      - {name: b, in: query, schema: {maximum: 2024-01-02, exclusiveMaximum: true}}\n"
+    )
+    result = run("data", "tools", str(path), "-o", str(tmp_path / "tools.json"))
+    assert result.exit_code == 0
+    [tool] = json.loads((tmp_path / "tools.json").read_text(), parse_constant=pytest.fail)
+    a, b = tool["function"]["parameters"]["properties"].values()
+    assert (a["minimum"], a["exclusiveMinimum"], b["exclusiveMaximum"]) == ("inf", "inf", "2024-01-02")
+
+
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [
@@ -269,6 +289,14 @@ def test_a_yaml_document_that_contains_itself_ends(tmp_path: Path) -> None:
         ("{file}", '{"openapi": "3.0.0", "paths": {}}', "no tool in it"),
         ("{file}", '{"openapi"', "not readable JSON"),
         ("{file}", "a: b: c", "not readable YAML"),
+        ("{file}", "a: !!int ''", "not readable YAML"),
+        ("{file}", "a: !!float ''", "not readable YAML"),
+        ("{file}", "a: !!bool x", "not readable YAML"),
+        ("{file}", "a: !!timestamp x", "not readable YAML"),
+        ("{file}", f"openapi: 0x{'f' * 5000}", "cannot be written"),
+        ("{file}", "--- " + with_default(f"0x{'f' * 5000}"), "cannot be written"),
+        ("{file}", with_default('"\\ud800"'), "cannot be written"),
+        ("{file}", with_default(f'1, "$ref": "#/list/{"9" * 5000}"'), "cannot be written"),
         ("{file}.gone", "", "no such file"),
         ("stdio:", "", "no command"),
         ("stdio:'unclosed", "", "quotes"),

@@ -56,13 +56,17 @@ def load_tools(source: str, kind: SourceKind = "auto") -> list[Tool]:
     is_server = source.startswith(STDIO) or (is_url and not urlsplit(source).path.endswith(_DOCUMENTS))
     if kind == "mcp" and not (is_url or source.startswith(STDIO)):
         raise RequestError(f"{source}: an MCP server is {STDIO}COMMAND, or a URL that begins with http:// or https://")
-    listed = _list_mcp(source) if kind == "mcp" or (kind == "auto" and is_server) else _read_openapi(source)
-    if not listed:
-        raise DataError(f"{source}: no tool in it")
     try:
+        listed = _list_mcp(source) if kind == "mcp" or (kind == "auto" and is_server) else _read_openapi(source)
+        if not listed:
+            raise DataError(f"{source}: no tool in it")
+        # Half of a character, or thousands of digits, can be read and not written.
+        json.dumps(listed, ensure_ascii=False).encode()
         return list(read_tools(listed))
     except RowError as error:
         raise DataError(f"{source}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: holds what cannot be written as JSON: {error}") from None
 
 
 def _list_mcp(source: str) -> list[dict[str, Any]]:
@@ -166,7 +170,7 @@ def _parse(text: str, source: str) -> Any:
 
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # of values that do not fit their tags PyYAML raises whatever it stumbles over
         problem = " ".join(str(error).split())
         raise DataError(f"{source}: not readable YAML: {problem}") from None
 
@@ -322,7 +326,7 @@ def _walk_members(node: dict[str, Any], walk: Callable[..., Any], writing: bool)
             # In OpenAPI 3.0 a mark on the limit beside it, since then the limit itself.
             limit = node.get(key.replace("exclusiveM", "m"))
             if value and limit is not None:
-                yield key, limit
+                yield key, walk(limit, data=True)
         elif key not in _NOT_FOR_MODELS and not str(key).startswith("x-"):
             yield str(key), walk(value)
 
