@@ -65,6 +65,37 @@ def test_a_line_of_just_the_limit_is_read(tmp_path: Path) -> None:
     assert [isinstance(row, dict) for _, row in lines_of(path)] == [True, True]
 
 
+@pytest.mark.parametrize("block", [7, 64, 2**20])
+@pytest.mark.parametrize(
+    "item",
+    [
+        '{"a": ' + "9" * 5000 + "}",
+        '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}",
+        '{"a": "]}", "b\\"}": ' + '{"\\\\": "[", "]": ' * 3000 + '"é"' + "}" * 3001,
+    ],
+    ids=["digits", "lists", "objects"],
+)
+def test_an_item_that_cannot_be_read_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item: str, block: int
+) -> None:
+    monkeypatch.setattr(files, "_BLOCK", max(block, len(item) // 50))
+    path = tmp_path / "rows.json"
+    path.write_text(f'[{{"a": 1}}, {item},\n{{"a": 2}}]', encoding="utf-8")
+    first, bad, last = lines_of(path)
+    assert (first, last) == ((1, {"a": 1}), (2, {"a": 2}))
+    assert bad[0] == 1 and "not readable JSON" in str(bad[1])
+
+
+@pytest.mark.parametrize("end", ["", "]" * 9_999, ']"'])
+def test_a_deep_item_without_an_end_ends_the_file(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(f'[{{"a": 1}}, {"[" * 10_000}{end}')
+    rows = read_file(path)
+    assert next(rows).read() == {"a": 1}
+    with pytest.raises(DataError, match="from here on"):
+        list(rows)
+
+
 @pytest.mark.parametrize("block", [1, 2, 7, 64, 2**20])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, indent: int | None) -> None:

@@ -23,6 +23,7 @@ _BLOCK = 2**20
 _START = 1024
 _BOM = b"\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[\s,]*+")
+_NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
 
 
 class Row(NamedTuple):
@@ -133,7 +134,8 @@ def _lines(file: IO[bytes]) -> Iterator[Row]:
 def _list_items(path: Path, file: IO[bytes]) -> Iterator[Row]:
     """The items of a JSON list. They cannot be told apart behind a syntax error, so that one ends the file."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    decoder = json.JSONDecoder()
+    # Only where an item ends is asked here; its numbers may be longer than Python converts.
+    decoder = json.JSONDecoder(parse_int=str)
     try:
         buffer = text.read(_START)
         position = buffer.index("[") + 1
@@ -168,5 +170,20 @@ def _item_end(decoder: json.JSONDecoder, buffer: str, start: int) -> tuple[int, 
         return start + 1, ""
     try:
         return decoder.raw_decode(buffer, start)[1], ""
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        end = _nested_end(buffer, start)
+        return (end, "") if end else (len(buffer), str(error))
+    except ValueError as error:
         return len(buffer), str(error)
+
+
+def _nested_end(buffer: str, start: int) -> int:
+    """Where the list or object at start ends that is nested too deeply to be read, 0 where it does not."""
+    depth = 0
+    for found in _NESTING.finditer(buffer, start):
+        depth += (found[0] in "[{") - (found[0] in "]}")
+        if found[0] == '"':  # a string that goes on behind the buffer
+            return 0
+        if depth == 0:
+            return found.end()
+    return 0
