@@ -54,6 +54,26 @@ def test_tools_of_the_prompt_and_of_the_field_are_one_list() -> None:
     assert [tool.name for tool in sample.tools] == ["prune", "sow", "water"]
 
 
+def test_closing_tags_in_texts_close_nothing() -> None:
+    tools = [{"name": "say", "description": "Says </tools>.", "parameters": {"type": "object", "properties": {}}}]
+    call = json.dumps({"name": "say", "arguments": {"text": 'a "</tool_call>" <tool_call>'}})
+    turns = [
+        ("system", f"Speak.\n<tools>\n{json.dumps(tools)}\n</tools>"),
+        ("human", "x"),
+        ("gpt", f"So.<tool_call>\n{call}\n</tool_call><tool_call>{call}</tool_call>"),
+        ("tool", '<tool_response>{"size": "5""}</tool_response><tool_response>{"size": "6"}</tool_response>'),
+        ("human", "y"),
+        ("gpt", f"<tool_call>{call}</tool_call>"),
+    ]
+    _, sample = read_row(row(*turns), "w")
+    assert [tool.description for tool in sample.tools] == ["Says </tools>."]
+    said = ToolCall(name="say", arguments={"text": 'a "</tool_call>" <tool_call>'})
+    assert [message.content for message in sample.messages] == [
+        *("Speak.", "x", "So.", '{"size": "5""}', '{"size": "6"}', "y")
+    ]
+    assert (sample.messages[2].tool_calls, sample.target.tool_calls) == ((said, said), (said,))
+
+
 def test_calls_and_results_of_a_turn_stay_together() -> None:
     answer = (
         "<think>Both.</think>\n<tool_call>\n{'arguments': {'plant': \"aunt's\", 'wet': True}, 'name': 'water'}\n"

@@ -37,6 +37,8 @@ _CALL_FORMAT = re.compile(
     r"<tool_call>\s*+</tool_call> (?:XML )?tags(?: as follows| with the following schema)?:\s*+"
     r"(?:<tool_call>[^<]*+(?:<(?:args-dict|function-name|args-json-object)>[^<]*+)*+</tool_call>)?"
 )
+# What begins as JSON does, up to the first < outside of its texts, which may hold a closing tag.
+_JSON = re.compile(r'\s*+\[?\s*+\{\s*+(?=")(?:[^"<]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _INSTRUCTIONS = sentences(
     "# Tools You may call one or more functions to assist with the user query.",
     "You are a function calling AI model.",
@@ -108,7 +110,9 @@ def _take_blocks(text: str, tag: str, what: str) -> tuple[list[str], str]:
     blocks: list[str] = []
     rest, position = [], 0
     while (start := text.find(opener, position)) >= 0:
-        end = text.find(closer, start)
+        behind = start + len(opener)
+        found = _JSON.match(text, behind) if tag != "tool_response" else None  # results are text of any kind
+        end = text.find(closer, found.end() if found else behind)
         if end < 0:
             raise RowError(f"{what}.value: {opener} is not closed")
         rest.append(text[position:start])
