@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+from contextlib import suppress
 
 import pytest
 from conftest import REAL_DATA
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SNIPPETS, calls_of_any_kind, rendered, tools_of
 
-from toolrefine.errors import ConfigError
+from toolrefine.errors import ConfigError, DataError
 from toolrefine.formats import FORMATS, Parsed, get_format
 from toolrefine.formats.base import MAX_NESTING
 from toolrefine.matching import match
@@ -146,6 +147,14 @@ def test_a_thought_comes_before_the_answer(wire):
     assert wire.parse(f"<think>\nMaybe {other}?\n</think>\n\n{text}").calls == (call,)
     assert wire.parse(f"Maybe {other}?\n</think>\n\n{text}").calls == (call,)
     assert wire.parse(f"<think>{other}").outcome is Outcome.NO_CALL
+
+
+@formats
+@pytest.mark.parametrize("name", ["{", "{}", "f{", "<", "f:0", "functions.f", "```json"])
+def test_an_odd_name_is_read_back_or_refused(wire, name):
+    calls = (ToolCall(name=name, arguments={}), ToolCall(name="g", arguments={"a": "x"}))
+    with suppress(DataError):
+        assert wire.parse(wire.render(calls), tools=tools_of(calls)).calls == calls
 
 
 @formats

@@ -30,7 +30,8 @@ class DeepSeekV3:
         Raises:
             DataError: a name that cannot be written.
         """
-        forbidden = (OPEN, SEPARATOR, CLOSE, "\n")
+        # A brace behind the separator would be read as the arguments that V3.1 writes there.
+        forbidden = (OPEN, SEPARATOR, CLOSE, "\n", "{")
         blocks = (
             f"{OPEN}function{SEPARATOR}{writable(call.name, forbidden, 'tool name', self.name)}\n"
             f"{FENCE}{dump(call.arguments)}\n```{CLOSE}"
