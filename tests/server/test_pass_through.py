@@ -71,6 +71,16 @@ def test_other_paths_pass_through(method: str, path: str) -> None:
 MODELS = {"object": "list", "data": [{"id": "m", "owned_by": "x"}, {"id": "a/b", "created": 1}, {"id": 3}, "odd"]}
 
 
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("body", [PLAIN, ask()])
+def test_an_answer_without_the_body_whose_length_it_tells_costs_no_connection(status: int, body: Any) -> None:
+    answer = b"HTTP/1.1 %d X\r\ncontent-length: 50\r\n\r\n" % status
+    with served(FakeUpstream(answer)) as server, httpx2.Client() as client:
+        reply = client.post(f"{server.url}/v1/chat/completions", json=body)
+        assert (reply.status_code, "content-length" in reply.headers) == (status, False)
+        assert client.get(f"{server.url}/health").status_code == 200
+
+
 def test_models_are_listed_with_the_names_that_ask_for_refinement() -> None:
     with served(FakeUpstream(http(json.dumps(MODELS).encode(), X_Trace="7")), "opt_in=true") as server:
         reply = httpx2.get(f"{server.url}/v1/models?limit=9", headers={"Accept-Encoding": "gzip"})

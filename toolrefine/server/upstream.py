@@ -56,8 +56,10 @@ class Reply:
 
     def __init__(self, response: httpx2.Response, release: Callable[[], None]) -> None:
         self.status = response.status_code
+        # A 304 may tell the length of a body that does not follow; the server would wait for it.
+        dropped = NOT_RETURNED | {b"content-length"} if self.status in (204, 304) else NOT_RETURNED
         self.headers: Headers = [
-            (name.lower(), value) for name, value in response.headers.raw if name.lower() not in NOT_RETURNED
+            (name.lower(), value) for name, value in response.headers.raw if name.lower() not in dropped
         ]
         self._response = response
         self._release = release
