@@ -54,12 +54,16 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         ("evaluation.datasets.2.source=x", "2 is no index into a list of 1"),
         ("sft.0=3", "sft.0: unknown key"),
         ("selection.policy=best", "selection.policy"),
+        ("rollout=3", "rollout: must be a table, not '3'"),
+        ("datasets.0.domian=farm", "demo.toml: datasets.0.domian: unknown key"),
+        ("datasets.0.invalid_targets={wrong_typ='keep'}", "; datasets.0.invalid_targets.wrong_typ: input should be"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(REPO / "recipes/demo.toml", [override])
     assert message in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("tuple", "literal", "instance"))
 
 
 def test_waves_need_a_policy_that_one_success_decides() -> None:

@@ -422,13 +422,23 @@ class Config(Record):
 
 def describe(error: ValidationError) -> str:
     """A pydantic error as one sentence a finding: where, what, and what was given."""
+    items = error.errors(include_url=False, include_context=False)
+    keys = [tuple(part for part in item["loc"] if _is_key(part)) for item in items]
     findings = []
-    for item in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"]) or "the whole"
+    for item, own in zip(items, keys, strict=True):
+        where = ".".join(map(str, own)) or "the whole"
         if item["type"] == "extra_forbidden":
             findings.append(f"{where}: unknown key")
         elif item["type"] == "missing":
             findings.append(f"{where}: missing")
-        else:
+        elif item["type"] in ("model_type", "dict_type"):
+            findings.append(f"{where}: must be a table, not {str(item['input'])[:80]!r}")
+        # A list whose entry is wrong is too short for pydantic as well.
+        elif item["type"] != "too_short" or not any(key[: len(own)] == own and key != own for key in keys):
             findings.append(f"{where}: {item['msg'].lower()}, not {str(item['input'])[:80]!r}")
     return "; ".join(findings)
+
+
+def _is_key(part: str | int) -> bool:
+    """Whether a part of a place is a key or an index, and not the member of a union that pydantic tried."""
+    return isinstance(part, int) or (part not in ("file", "toolworld", "bool", "str") and "[" not in part)
