@@ -261,6 +261,13 @@ def test_train_show_and_report(model: str, tmp_path: Path) -> None:
     assert "toolworld-foundry" in run("show", str(folder), "--transcripts", "1").stdout
 
 
+def test_a_run_that_trains_nothing_says_why(model: str, tmp_path: Path) -> None:
+    small = [f"run={tmp_path}", "datasets.0.size=2", "rollout.k=1", "rollout.max_new_tokens=1"]
+    small += ["evaluation.datasets=[]", "selection.policy=solvable"]
+    for command in (["train", DEMO, f"model={model}", *small], ["show", str(tmp_path)]):
+        assert "Nothing was trained: no sample of the pool was selected.\n" in run(*command).stdout
+
+
 def test_suspects_of_a_file_with_planted_labels(model: str, world_file: Path, tmp_path: Path) -> None:
     recipe, folder = tmp_path / "recipe.toml", tmp_path / "run"
     recipe.write_text(

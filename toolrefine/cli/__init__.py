@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +39,9 @@ from toolrefine.cli.common import (
     quiet_libraries,
     set_debug,
 )
+
+if TYPE_CHECKING:
+    from toolrefine.summary import RunSummary
 
 app = typer.Typer(
     help="Teach open-weight language models to call tools better (ToolACE-R, arXiv 2504.01400).",
@@ -86,7 +89,6 @@ def train(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
     from toolrefine.recipes import load_config
     from toolrefine.report import write_report
     from toolrefine.rundir import open_run
-    from toolrefine.show import print_table
     from toolrefine.summary import summarize
 
     config = load_config(recipe, overrides or [])
@@ -97,8 +99,18 @@ def train(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
     if as_json:
         print_json({**summary.model_dump(mode="json"), "model": model.model_dump(), "report": str(report)})
     else:
-        print_table(summary, console())
+        print_run(summary)
         typer.echo(f"\nreport  {report}\nmodel   {model.adapter or model.model}\nagain   toolrefine show {run.path}")
+
+
+def print_run(summary: RunSummary) -> None:
+    """The tables of a run, and how far it has come."""
+    from toolrefine.report.words import tell_state
+    from toolrefine.show import print_table
+
+    print_table(summary, console())
+    for sentence in tell_state(summary):
+        typer.echo(sentence)
 
 
 @app.command()
@@ -241,7 +253,7 @@ def show(
     """Show what a run has measured so far."""
     from toolrefine.results import read_result
     from toolrefine.scoreboard import notes, print_sheets, sheets
-    from toolrefine.show import print_answers, print_table, print_transcripts
+    from toolrefine.show import print_answers, print_transcripts
     from toolrefine.summary import summarize
 
     result = read_result(run)
@@ -257,7 +269,7 @@ def show(
     if as_json:
         print_json(summary.model_dump(mode="json"))
         return
-    print_table(summary, console())
+    print_run(summary)
     if transcripts or sample:
         print_transcripts(run, iteration, console(), sample_id=sample, limit=transcripts or 1)
 

@@ -31,11 +31,17 @@ def tell_state(summary: RunSummary) -> list[str]:
     if not summary.finished:
         return [f"This run is not finished: {done} are trained so far."]
     if not trained:
-        return ["Nothing was trained: no sample of the pool was selected."]
+        return [
+            "Nothing was trained: no sample of the pool was selected.",
+            "rollout.k, selection.policy and selection.min_solvable decide that.",
+        ]
     if summary.iterations[-1].num_selected == 0:
         return [f"The loop ended after {done}, because no sample was left to select."]
     if trained[-1] < summary.num_iterations:
-        return [f"The loop ended after {done}, because no more samples had become solvable."]
+        return [
+            f"The loop ended after {done}, because no more samples had become solvable.",
+            "selection.stop_when_stalled=false goes on all the same.",
+        ]
     return []
 
 
