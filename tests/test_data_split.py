@@ -75,7 +75,17 @@ def test_a_pool_that_cannot_be_split_says_so(tmp_path: Path) -> None:
     result = run("data", "split", source, *outs)
     assert result.exit_code == 2
     assert "cannot be split" in result.stderr
+    assert "hold out rows instead" in result.stderr
     assert not list(tmp_path.glob("?.jsonl"))
+
+
+def test_a_split_that_drops_most_says_what_to_do_instead(tmp_path: Path) -> None:
+    pairs = [(f"t{one}", f"t{other}") for one in range(6) for other in range(one + 1)]
+    rows = [sample(f"s{n}", "Hi", *{*pair}, calls=[call(pair[0])]) for n, pair in enumerate(pairs)]
+    outs = ["--out-train", str(tmp_path / "a.jsonl"), "--out-held-out", str(tmp_path / "b.jsonl")]
+    result = run("data", "split", write(tmp_path / "in.jsonl", *rows), *outs, "--held-out", "0.5")
+    assert result.exit_code == 0
+    assert "most samples share tools" in result.stderr and "hold out rows instead" in result.stderr
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data are not beside the project")

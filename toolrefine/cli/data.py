@@ -42,6 +42,8 @@ app = typer.Typer(
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, hub:OWNER/NAME, or a domain of the tool world.")]
 Seed = Annotated[int, typer.Option(help="What chance decides follows from it.")]
 
+BY_ROWS = "hold out rows instead: train with datasets.0.offset=N evaluation.datasets.0.limit=N (recipes/own.toml)"
+
 
 @app.command()
 @guarded
@@ -192,7 +194,9 @@ def split(
     parts = split_tools(tool_names(usable(dataset, bad)), held_out, seed)
     counts = {part: parts.count(part) for part in ("train", "held_out", "dropped")}
     if not counts["train"] or not counts["held_out"]:
-        raise DataError(f"{source}: cannot be split: nearly all samples share tools, or the share leaves a part empty")
+        raise DataError(
+            f"{source}: cannot be split: nearly all samples share tools, or the share leaves a part empty; {BY_ROWS}"
+        )
     for part, out in (("train", out_train), ("held_out", out_held_out)):
         samples = zip(parts.parts, usable(dataset, Quarantine()), strict=True)
         write_samples(out, (sample for where, sample in samples if where == part))
@@ -205,6 +209,8 @@ def split(
     typer.echo(
         f"dropped   {counts['dropped']} samples, which have tools of both; {parts.num_tools['dropped']} tools are lost"
     )
+    if counts["dropped"] > counts["train"]:
+        typer.echo(f"most samples share tools, and are lost to the split; {BY_ROWS}", err=True)
     say_bad(bad)
 
 
