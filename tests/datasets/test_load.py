@@ -81,6 +81,16 @@ def test_a_hostile_file_costs_its_bad_rows_and_no_more(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["quarantine.jsonl"]
 
 
+def test_rows_that_are_left_out_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write(tmp_path / "a.jsonl", row(), row(id="bad", messages=3))
+    with caplog.at_level(logging.INFO):
+        load_pool([config])
+        load_pool([config], tmp_path / "q.jsonl")
+    said = f"left out: 1 bad rows, the first at {config.source}:2: messages: must be a list, not 3; "
+    assert said + "data validate lists them" in caplog.text
+    assert said + f"all are in {tmp_path / 'q.jsonl'}" in caplog.text
+
+
 def test_no_more_than_the_start_of_a_long_bad_row_is_kept(tmp_path: Path) -> None:
     config = write(tmp_path / "a.jsonl", row(), row(id="long", messages=3, meta={"note": 5000 * "x"}))
     load_pool([config], tmp_path / "q.jsonl")

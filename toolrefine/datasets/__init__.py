@@ -91,6 +91,9 @@ def load_pool(configs: Sequence[Dataset], quarantine: Path | None = None) -> lis
         raise DataError(
             f"{names}: no usable sample: {bad.problem}{place}; check the data set's format, offset and limit"
         )
+    if bad.num_rows:
+        where = f"all are in {quarantine}" if quarantine else "data validate lists them"
+        log.info("left out: %d bad rows, the first at %s; %s", bad.num_rows, bad.first.rstrip("."), where)
     return pool
 
 
