@@ -261,6 +261,13 @@ def test_train_show_and_report(model: str, tmp_path: Path) -> None:
     assert "toolworld-foundry" in run("show", str(folder), "--transcripts", "1").stdout
 
 
+def test_serve_without_its_packages_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "toolrefine.server.run", None)
+    result = run("serve", "--model", "nano")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("; pip install '.[serve]' in the checkout\n")
+
+
 def test_a_run_that_trains_nothing_says_why(model: str, tmp_path: Path) -> None:
     small = [f"run={tmp_path}", "datasets.0.size=2", "rollout.k=1", "rollout.max_new_tokens=1"]
     small += ["evaluation.datasets=[]", "selection.policy=solvable"]

@@ -58,7 +58,7 @@ def serve(
     try:
         from toolrefine.server.run import bound, run_server
     except ModuleNotFoundError as error:
-        raise RequestError(f"serve needs {error.name}; pip install 'toolrefine[serve]'") from None
+        raise RequestError(f"serve needs {error.name}; pip install '.[serve]' in the checkout") from None
 
     options = {
         "upstream": upstream,

@@ -73,7 +73,7 @@ def _list_mcp(source: str) -> list[dict[str, Any]]:
     try:
         from mcp import Client, StdioServerParameters
     except ImportError:
-        raise RequestError("MCP needs its client; pip install 'toolrefine[mcp]'") from None
+        raise RequestError("MCP needs its client; pip install '.[mcp]' in the checkout") from None
 
     async def list_tools(server: str | StdioServerParameters) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = []

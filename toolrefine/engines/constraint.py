@@ -54,7 +54,7 @@ class Constraint:
             import llguidance
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise ConfigError("engine.constrain: needs llguidance; pip install 'toolrefine[grammar]'") from None
+            raise ConfigError("engine.constrain: needs llguidance; pip install '.[grammar]' in the checkout") from None
         if chat.format.name not in GRAMMARS:
             raise ConfigError(
                 f"engine.constrain: the {chat.format.name} format cannot be constrained, only {', '.join(GRAMMARS)}"

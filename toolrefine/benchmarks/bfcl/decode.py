@@ -273,7 +273,7 @@ def _parser(language: str) -> tree_sitter.Parser:
         return tree_sitter.Parser(_grammar(language))  # not shared, for the sake of threads
     except ImportError:
         raise RequestError(
-            "reading Java and JavaScript calls needs tree-sitter and its grammars: pip install 'toolrefine[bfcl]'"
+            "reading Java and JavaScript needs tree-sitter and its grammars: pip install '.[bfcl]' in the checkout"
         ) from None
 
 
