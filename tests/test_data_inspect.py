@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import run, run_json
 
+from toolrefine.config import PromptConfig
 from toolrefine.curate.statistics import describe, measure
+from toolrefine.models import save_prompt
+from toolrefine.nano import NANO_DIR
 from toolrefine.types import Sample
 
 
@@ -54,6 +58,17 @@ def test_inspect_measures_prompts_in_tokens(tmp_path: Path, samples: list[Sample
     assert shown.exit_code == 0
     assert "40 samples" in shown.stdout
     assert "target" in shown.stdout
+
+
+def test_inspect_asks_a_model_as_it_was_trained(tmp_path: Path, samples: list[Sample]) -> None:
+    path, trained = write(tmp_path / "pool.jsonl", *samples), tmp_path / "model"
+    shutil.copytree(NANO_DIR, trained)
+    save_prompt(trained, PromptConfig(style="system"))
+    counts = [
+        run_json("data", "inspect", path, "--model", str(model), *style)["prompt_tokens"]
+        for model, style in ((trained, []), (trained, ["--style", "template"]), ("nano", ["--style", "system"]))
+    ]
+    assert counts[0] == counts[2] != counts[1]
 
 
 def test_inspect_says_what_is_left_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from toolrefine.cli.common import (
     claim_files,
     console,
     files_of,
+    given_prompt,
     guarded,
     make_dataset,
     one_of,
@@ -52,7 +53,7 @@ def inspect(
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
     model: Annotated[str | None, typer.Option(help="Measure prompts in tokens of this model.")] = None,
-    style: Style = "template",
+    style: Style = None,
     examples: Annotated[int, typer.Option(min=0, help="Samples to show, drawn at random.")] = 10,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -70,11 +71,12 @@ def inspect(
         statistics, drawn = measure(samples, None, examples, seed)
     else:
         from toolrefine.chat import Chat
-        from toolrefine.models import load_tokenizer
+        from toolrefine.models import load_tokenizer, settle_prompt
         from toolrefine.types import Checkpoint
 
         with quiet_libraries():
-            chat = Chat(load_tokenizer(Checkpoint(model=model)), build(PromptConfig, style=style))
+            prompt = build(PromptConfig, **settle_prompt(Checkpoint(model=model), given_prompt(style, None)))
+            chat = Chat(load_tokenizer(Checkpoint(model=model)), prompt)
             statistics, drawn = measure(samples, chat, examples, seed)
     if as_json:
         rows = [to_row(sample) for sample in drawn]
