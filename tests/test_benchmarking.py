@@ -21,7 +21,7 @@ from toolrefine.intervals import Accuracy, mcnemar
 from toolrefine.report import write_benchmark_report
 from toolrefine.results import ALL, DRAFT, REFINED, BenchmarkResult, build_result, compare_runs, read_answered
 from toolrefine.rundir import open_run
-from toolrefine.scoreboard import notes, sheets, to_markdown
+from toolrefine.scoreboard import comparison_sheet, notes, sheets, to_markdown
 from toolrefine.types import Completion, Message, Outcome, Prompt, StopReason
 
 MODEL = "a model"
@@ -248,6 +248,25 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     measure(tmp_path, ScriptedEngine(echo), config_of())
     with pytest.raises(RunDirError, match="model"):
         measure(tmp_path, ScriptedEngine(echo), config_of(model="another"))
+
+
+def test_a_result_names_the_adapter(tmp_path: Path) -> None:
+    result = measure(tmp_path, ScriptedEngine(echo), config_of(adapter="runs/own/model"))
+    assert result.model == f"{MODEL} + runs/own/model"
+
+
+def test_a_comparison_names_both_arms_where_they_differ(tmp_path: Path) -> None:
+    measure(tmp_path / "a", ScriptedEngine(echo), config_of(refinement={"max_rounds": 1}))
+    measure(tmp_path / "b", ScriptedEngine(echo), config_of())
+    found = compare_runs(tmp_path / "a", tmp_path / "b")
+    assert comparison_sheet(found).title == "Before against after, arms refined and draft"
+    assert comparison_sheet(compare_runs(tmp_path / "b", tmp_path / "b")).title.endswith(", arm draft")
+
+
+def test_a_run_of_train_is_none_of_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model": "M", "datasets": []}')
+    with pytest.raises(RunDirError, match="no run of toolrefine evaluate; name a folder that evaluate has made"):
+        read_answered(tmp_path)
 
 
 completions = st.builds(

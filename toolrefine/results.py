@@ -64,6 +64,7 @@ class BenchmarkResult(Record):
 
     benchmark: str
     model: str
+    """And its adapter."""
     config: BenchmarkConfig
     overall: CategoryResult
     """All tasks together, each counting the same."""
@@ -141,6 +142,10 @@ def read_answered(folder: Path) -> Answered:
     except OSError:
         raise RunDirError(f"{folder}: no run of toolrefine evaluate is here, config.json is missing") from None
     except ValidationError as error:
+        if not (folder / TASKS.path).exists():
+            raise RunDirError(
+                f"{folder}: no run of toolrefine evaluate; name a folder that evaluate has made"
+            ) from None
         raise RunDirError(f"{folder}/config.json: not of this version of toolrefine: {describe(error)}") from None
     if not (folder / ANSWERS.path).exists():
         raise RunDirError(f"{folder}: not complete; repeat the command that made it, which goes on from here")
@@ -191,7 +196,7 @@ def build_result(benchmark: Benchmark, answered: Answered) -> BenchmarkResult:
     results = tuple(map(category, categories))
     return BenchmarkResult(
         benchmark=benchmark.name,
-        model=answered.config.model,
+        model=" + ".join(filter(None, (answered.config.model, answered.config.adapter))),
         config=answered.config,
         overall=category(ALL),
         categories=results,
@@ -286,6 +291,8 @@ class RunComparison(Paired):
     name: str
     """A category, or all."""
     arm: str
+    """After."""
+    arm_before: str
     p_value: float
     """McNemar's exact test: two-sided, on the tasks that changed."""
 
@@ -311,7 +318,9 @@ def compare_runs(before: Path, after: Path, arm: str = "") -> list[RunComparison
         if shared:
             result = paired([old[i].right for i in shared], [new[i].right for i in shared])
             p_value = mcnemar(result.fixed, result.broken)
-            comparisons.append(RunComparison(name=category, arm=names[1], p_value=p_value, **result.model_dump()))
+            comparisons.append(
+                RunComparison(name=category, arm=names[1], arm_before=names[0], p_value=p_value, **result.model_dump())
+            )
     if not comparisons:
         raise RequestError(f"{before} and {after} share no task; both must be runs of one benchmark")
     return comparisons

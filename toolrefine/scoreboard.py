@@ -91,8 +91,10 @@ def category_rows(category: CategoryResult) -> Iterator[tuple[str, ...]]:
 
 def comparison_sheet(comparisons: Sequence[RunComparison]) -> Sheet:
     """Two runs side by side."""
+    before, after = comparisons[0].arm_before, comparisons[0].arm
+    arms = f"arm {after}" if before == after else f"arms {before} and {after}"
     return Sheet(
-        f"Before against after, arm {comparisons[0].arm}",
+        f"Before against after, {arms}",
         ("", "n", "fixed", "broken", "difference", "95 %", "p"),
         [(each.name, str(each.n), *change(each), f"{each.p_value:.3g}") for each in comparisons],
     )
