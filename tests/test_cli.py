@@ -110,7 +110,7 @@ def test_inspect_and_validate(world_file: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path) -> None:
-    out = tmp_path / "answers"
+    out = tmp_path / "all answers"
     options = ["--model", model, "--refine", "1", "--max-new-tokens", "8", "--compare", "vote:2"]
     measured = run_json("evaluate", str(world_file), *options, "--out", str(out))
     assert [arm["name"] for arm in measured["overall"]["arms"]] == ["draft", "refined", "vote:2"]
@@ -121,6 +121,8 @@ def test_evaluate_compare_and_show(world_file: Path, model: str, tmp_path: Path)
     assert run_json("show", str(out)) == {key: value for key, value in measured.items() if key != "folder"}
     assert "toolworld-museum-3-0" in run("show", str(out), "--transcripts", "12").stdout
     assert run("show", str(out), "--sample", "gone").exit_code == 2
+    again = run("evaluate", str(world_file), *options, "--out", str(out)).stdout
+    assert f"again    toolrefine show '{out}'\n" in again
     (unchanged, *_) = run_json("compare", str(out), str(out))["comparisons"]
     assert (unchanged["name"], unchanged["fixed"], unchanged["broken"], unchanged["p_value"]) == ("all", 0, 0, 1.0)
     refused = run("evaluate", str(world_file), *options, "seed=1", "--out", str(out))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,7 +101,8 @@ def train(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
         print_json({**summary.model_dump(mode="json"), "model": model.model_dump(), "report": str(report)})
     else:
         print_run(summary)
-        typer.echo(f"\nreport  {report}\nmodel   {model.adapter or model.model}\nagain   toolrefine show {run.path}")
+        again = f"toolrefine show {quote(str(run.path))}"
+        typer.echo(f"\nreport  {report}\nmodel   {model.adapter or model.model}\nagain   {again}")
 
 
 def print_run(summary: RunSummary) -> None:

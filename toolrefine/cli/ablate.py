@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,7 +59,7 @@ def ablate(
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
         print_sheets(sheets(result), notes(result), console())
-        typer.echo(f"\ntables  {folder / 'ablation.md'}\nruns    toolrefine show {folder / 'full'}")
+        typer.echo(f"\ntables  {folder / 'ablation.md'}\nruns    toolrefine show {quote(str(folder / 'full'))}")
 
 
 def benchmark_settings(name: str, config: Config, data: Path | None, mode: str, limit: int | None) -> BenchmarkConfig:

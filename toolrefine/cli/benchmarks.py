@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,9 +118,8 @@ def evaluate(
         print_json({**result.model_dump(mode="json"), "folder": str(folder)})
     else:
         print_sheets(sheets(result), notes(result), console())
-        typer.echo(
-            f"\nreport   {report}\nanswers  toolrefine show {folder} --sample ID\nagain    toolrefine show {folder}"
-        )
+        again = f"toolrefine show {quote(str(folder))}"
+        typer.echo(f"\nreport   {report}\nanswers  {again} --sample ID\nagain    {again}")
 
 
 @guarded
