@@ -262,7 +262,8 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 def test_a_run_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    with pytest.raises(RunDirError, match="not be written to"), open_run(tmp_path, make_config(tmp_path)):
+    refused = pytest.raises(RunDirError, match=r"not be written to: .*; choose another")
+    with refused, open_run(tmp_path, make_config(tmp_path)):
         pass
 
 

@@ -223,7 +223,9 @@ def open_run(path: Path, config: Record, progress: Progress | None = None) -> It
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / "lock").open("w")
     except OSError as error:
-        raise RunDirError(f"{path}: cannot be made a folder, or not be written to: {error}") from None
+        raise RunDirError(
+            f"{path}: cannot be made a folder, or not be written to: {error}; choose another (run=NAME, or --out)"
+        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
