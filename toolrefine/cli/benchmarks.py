@@ -75,6 +75,7 @@ def evaluate(
 ) -> None:
     """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
     from toolrefine.config import BenchmarkConfig
+    from toolrefine.errors import ConfigError
     from toolrefine.models import fingerprint
     from toolrefine.report import write_benchmark_report
     from toolrefine.results import measure_benchmark
@@ -82,6 +83,8 @@ def evaluate(
     from toolrefine.types import Checkpoint
 
     if export_bfcl is not None:
+        if benchmark != "bfcl":
+            raise ConfigError(f"--export-bfcl: {benchmark} is not bfcl; leave it out")
         claim_folder(export_bfcl)
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
@@ -103,6 +106,8 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         rivals=[name.strip() for name in compare.split(",") if name.strip()],
     )
+    if config.mode == "prompt" and benchmark not in ("bfcl", "apibank"):
+        raise ConfigError(f"--mode prompt: {benchmark} has no prompt of its own; leave it out")
     with quiet_libraries():
         task_set = open_task_set(config)
         folder = out or Path("evals") / slug(f"{task_set.name}-{short_name(adapter or model)}")
