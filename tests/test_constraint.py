@@ -218,6 +218,11 @@ Y = {"properties": {"y": {"type": "string"}}, "required": ["y"]}
             [{"o": "e"}, {"o": "\u00e8"}],
         ),
         (
+            {"properties": {"c": {"const": [None, {"x y": True, "z": ["it's", 1]}]}, "e": {"enum": [[], {}, [False]]}}},
+            [{"c": [None, {"x y": True, "z": ["it's", 1]}]}, {"e": []}, {"e": {}}, {"e": [False]}],
+            [{"c": [None]}, {"c": [None, {"x y": False, "z": ["it's", 1]}]}, {"e": [True]}],
+        ),
+        (
             {"properties": {"p": {"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "number"}}}},
             [{"p": ["a", 1]}],
             [],

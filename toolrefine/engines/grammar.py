@@ -261,10 +261,17 @@ class Rules:
             yield f"{name}::_: {' | '.join([end, *steps, *others])}"
             yield f"{name}_more::_: {' | '.join([end, *more, *(f'{_COMMA} {step}' for step in others)])}"
 
-    def _written(self, value: Any) -> list[str]:
+    def _written(self, value: Any, depth: int = 0) -> list[str]:
         """How a value may be written."""
         if value is None or isinstance(value, bool):
             return [literal(word) for word in self.dialect.words[value]]
+        if isinstance(value, list | dict) and value and depth < MAX_DEPTH:
+            opener, closer = "[]" if isinstance(value, list) else "{}"
+            items = value if isinstance(value, list) else value.values()
+            parts = [f"({self._either(self._written(item, depth + 1))})" for item in items]
+            if isinstance(value, dict):
+                parts = [f"{_STRINGS.write(key)} {part}" for key, part in zip(value, parts, strict=True)]
+            return [f"{literal(opener)} {f' {_COMMA} '.join(parts)} {literal(closer)}"]
         text = json.dumps(value, ensure_ascii=False)
         plain = isinstance(value, str) and text == f'"{value}"' and "'" not in value
         return [literal(text), *(literal(f"'{value}'") for quote in self.dialect.quotes[1:] if plain)]
