@@ -55,6 +55,7 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         ("sft.0=3", "sft.0: unknown key"),
         ("selection.policy=best", "selection.policy"),
         ("rollout=3", "rollout: must be a table, not '3'"),
+        ("evaluation.datasets={domain='farm'}", "must be a list, not \"{'domain': 'farm'}\"; head each of its tables"),
         ("datasets.0.domian=farm", "demo.toml: datasets.0.domian: unknown key"),
         ("datasets.0.invalid_targets={wrong_typ='keep'}", "; datasets.0.invalid_targets.wrong_typ: input should be"),
     ],

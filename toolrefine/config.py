@@ -433,6 +433,9 @@ def describe(error: ValidationError) -> str:
             findings.append(f"{where}: missing")
         elif item["type"] in ("model_type", "dict_type"):
             findings.append(f"{where}: must be a table, not {str(item['input'])[:80]!r}")
+        elif item["type"] == "tuple_type":
+            mend = f"; head each of its tables [[{where}]]" if isinstance(item["input"], dict) else ""
+            findings.append(f"{where}: must be a list, not {str(item['input'])[:80]!r}{mend}")
         # A list whose entry is wrong is too short for pydantic as well.
         elif item["type"] != "too_short" or not any(key[: len(own)] == own and key != own for key in keys):
             findings.append(f"{where}: {item['msg'].lower()}, not {str(item['input'])[:80]!r}")
