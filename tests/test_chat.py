@@ -169,6 +169,24 @@ def test_a_turn_that_the_template_refuses_has_no_likelihood_and_is_left_out_of_t
     assert len(tokenize([example((USER,), TWO), example((USER,), ONE), example((USER, TWO, CHECK), ONE)], chat)) == 2
 
 
+SYSTEM_WITH_LAST = """{{ tools | tojson }}{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>
+{%- if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}{{ m.content or '' -}}
+{% for c in m.tool_calls or [] -%}
+<tool_call>{{ {"name": c.function.name, "arguments": c.function.arguments} | tojson }}</tool_call>
+{%- endfor %}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+"""As Mistral 7B Instruct v0.3 has it: the system message stands in the last user turn, and only while that is last."""
+
+
+def test_a_conversation_whose_prompt_the_template_changes_is_left_out_where_others_serve() -> None:
+    chat = chat_with(SYSTEM_WITH_LAST)
+    chat.check_training()
+    with pytest.raises(ExampleError, match=r"changes the prompt.*; set prompt\.style=system, or leave such"):
+        chat.example_ids(example((SYSTEM, USER), ONE))
+    assert len(tokenize([example((SYSTEM, USER), ONE), example((USER,), ONE)], chat)) == 1
+    assert scored_ids(chat, Prompt(id="p", messages=(SYSTEM, USER), tools=TOOLS), ONE) is None
+
+
 def check_as_text(template: str) -> None:
     """A template that cannot say tools says them as text, where it knows the roles of system and user."""
     chat = chat_with(template, style="system")
@@ -178,6 +196,30 @@ def check_as_text(template: str) -> None:
         return
     check(chat, (USER,), ONE)
     check(chat, (USER,), REPLY)
+
+
+TURNS = """{% for m in messages %}{% if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}
+{%- if m.role == 'assistant' %}<|im_end|>{% endif %}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS,
+        SYSTEM_WITH_LAST.replace("{{ tools | tojson }}", ""),
+        TURNS,
+    ],
+    ids=["refused, as by Gemma 2", "moved, as by Mistral", "dropped"],
+)
+def test_a_system_message_that_the_template_cannot_say_begins_the_first_turn(template: str) -> None:
+    chat = chat_with(template, style="system")
+    chat.check_training()
+    for messages, target in CONVERSATIONS.values():
+        check(chat, messages, target)
+    turns = chat.request((SYSTEM, USER), TOOLS)["messages"]
+    assert [turn["role"] for turn in turns] == ["user"]
+    assert turns[0]["content"].endswith(f"{SYSTEM.content}\n\n{USER.content}")
 
 
 MISTRAL = """{{ tools | tojson }}{% for m in messages %}{% if m.role == 'assistant' and m.tool_calls %}[TOOL_CALLS][

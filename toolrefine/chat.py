@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -89,6 +88,8 @@ class Chat:
         if not getattr(tokenizer, "chat_template", None):
             raise TemplateError("the tokenizer has no chat template; use the model's instruct variant, or add one")
         self.call_style = CALL_STYLES[0]
+        self.system_role = "system"
+        """Style = system: who says what the system does."""
         self.format: WireFormat = self._find_format()
 
     def parse(self, text: str, truncated: bool = False, tools: Sequence[Tool] = ()) -> Parsed:
@@ -131,8 +132,9 @@ class Chat:
         The target ends with the first end-of-turn token: what a template writes after that is never sampled.
 
         Raises:
-            TemplateError: training on this template would mask or cut wrongly; says how.
-            ExampleError: the calls of this example read back as others.
+            TemplateError: the template leaves out a tool.
+            ExampleError: training on this example would mask or cut wrongly, or its calls read back as others; says
+                how. A template that can say no example fails check_training.
         """
         prompt = self.prompt_text(example.messages, example.tools)
         whole = self._apply([*example.messages, example.target], example.tools, add_generation_prompt=False)
@@ -141,7 +143,7 @@ class Chat:
         head, tail = self._tokenize(prompt), self._tokenize(whole[len(prompt) :])
         end = self._end_of_turn(tail)
         if end is None:
-            raise TemplateError(
+            raise ExampleError(
                 f"{example.id}: the chat template does not end the answer with an end-of-turn token; a model trained "
                 "so would never stop. Fix the template or the tokenizer's eos_token"
             )
@@ -174,7 +176,12 @@ class Chat:
     def _find_format(self) -> WireFormat:
         named = None if self.config.format == "auto" else get_format(self.config.format)
         if self.config.style == "system":
-            return named or get_format("pythonic")
+            self.format = named or get_format("pythonic")
+            if not self._keeps_prompt():
+                self.system_role = "user"
+                if not self._keeps_prompt():  # it is not the system message that it cannot say
+                    self.system_role = "system"
+            return self.format
         prompt = self._apply(PROBE_QUESTION, PROBE_TOOLS, add_generation_prompt=True)
         if not all(word in prompt for word in (PROBE_TOOLS[0].name, *PROBE_CALLS[0].arguments)):
             raise TemplateError("the chat template ignores tools; set prompt.style=system")
@@ -213,27 +220,36 @@ class Chat:
             f"set {'prompt.format=auto, or ' if readers else ''}prompt.style=system"
         )
 
-    def _changed_prompt(self, name: str) -> TemplateError:
-        return TemplateError(
+    def _changed_prompt(self, name: str) -> ExampleError:
+        return ExampleError(
             f"{name}: the chat template changes the prompt once the answer is there, so that the loss cannot be put on "
             f"the answer alone; {self._remedy()}"
         )
 
     def _remedy(self) -> str:
-        """What mends a template that changes its prompt: a switch of thinking models, where one does."""
+        """What mends a template that changes its prompt: a switch of thinking models, where one does.
+
+        Where it changes that of some conversations alone, as Mistral's does after a system message, no switch is it.
+        """
+        if self._keeps_prompt():
+            return "set prompt.style=system, or leave such conversations out"
         for switch in THINKING_SWITCHES:
             other = copy.copy(self)
             kwargs = self.config.template_kwargs | switch
             other.config = self.config.model_copy(update={"template_kwargs": kwargs})
-            with suppress(TemplateError):
-                if other._keeps_prompt():
-                    text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
-                    return f"set prompt.template_kwargs = {{ {text} }}"
+            if other._keeps_prompt():
+                text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
+                return f"set prompt.template_kwargs = {{ {text} }}"
         return "set prompt.template_kwargs, or prompt.style=system"
 
     def _keeps_prompt(self) -> bool:
-        prompt = self._apply(PROBE_QUESTION, PROBE_TOOLS, add_generation_prompt=True)
-        return self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False).startswith(prompt)
+        """Whether the template shows a tool, can say its call, and leaves the prompt before that as it is."""
+        try:
+            prompt = self.prompt_text(PROBE_QUESTION, PROBE_TOOLS)
+            whole = self._apply([*PROBE_QUESTION, PROBE_ANSWER], PROBE_TOOLS, add_generation_prompt=False)
+        except TemplateError:
+            return False
+        return whole.startswith(prompt)
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Tool], *, add_generation_prompt: bool) -> str:
         """The conversation through the template.
@@ -281,9 +297,10 @@ class Chat:
         """Style = system: tools, calls and results as plain text, neighbours of one role merged."""
         listing = json.dumps([tool.model_dump() for tool in tools], ensure_ascii=False)
         instructions = SYSTEM_PROMPT.format(example=self.format.render(EXAMPLE_CALLS), tools=listing)
-        turns = [{"role": "system", "content": instructions}] if tools else []
+        turns = [{"role": self.system_role, "content": instructions}] if tools else []
+        roles = {"tool": "user", "system": self.system_role}
         for message in messages:
-            role = "user" if message.role == "tool" else message.role
+            role = roles.get(message.role, message.role)
             content = f"Tool result: {message.content}" if message.role == "tool" else message.content
             if message.tool_calls:
                 content = self._turn_text(message)
