@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from toolrefine.chat import Chat
 from toolrefine.config import Config, PromptConfig
 from toolrefine.corpus import direct_corpus
-from toolrefine.errors import TemplateError, WorkError
+from toolrefine.errors import ConfigError, RequestError, TemplateError, WorkError
 from toolrefine.models import load_tokenizer
 from toolrefine.rundir import Silent
-from toolrefine.training import num_steps_of, sft, trainer
+from toolrefine.training import check_template, num_steps_of, sft, trainer
 from toolrefine.training.batches import schedule
 from toolrefine.training.packing import Tokens
 from toolrefine.types import Checkpoint, Example, Message, Sample
@@ -280,3 +280,28 @@ def test_random_llama_takes_the_path_of_its_recipe(tmp_path: Path, samples: list
     config = config.model_copy(update={"prompt": prompt})
     checkpoint = fit(tmp_path / "run", Checkpoint(model=str(path)), direct_corpus(samples, prompt), config)
     assert (Path(str(checkpoint.adapter)) / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("sft", "message"),
+    [
+        ({"lora": {"target_modules": ["wrong_proj"]}}, r"sft\.lora\.target_modules=.*wrong_proj.*not found"),
+        ({"lora": {"target_modules": "("}}, r"sft\.lora\.target_modules=\"\(\""),
+        ({"report_to": ["pigeon"]}, r"sft\.report_to=pigeon: .*not supported"),
+    ],
+)
+def test_settings_that_no_training_can_use_are_refused_before_any_work(
+    tiny_model: Path, sft: dict[str, Any], message: str
+) -> None:
+    config = make_config(**sft)
+    with pytest.raises(ConfigError, match=message):
+        check_template(Checkpoint(model=str(tiny_model)), config)
+
+
+def test_an_adapter_is_not_taken_for_a_model_to_train(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
+    """Transformers loads one on its model, and a new adapter would silently take its place."""
+    config = make_config(lora={"rank": 4})
+    adapter = fit(tmp_path, Checkpoint(model=str(tiny_model)), corpus, config).adapter
+    with pytest.raises(RequestError, match=r"is an adapter, .* merge it"):
+        check_template(Checkpoint(model=str(adapter)), config)
+    check_template(Checkpoint(model=str(tiny_model)), config)

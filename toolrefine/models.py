@@ -29,6 +29,20 @@ def resolve_model(name: str) -> str:
     return str(NANO_DIR) if name == "nano" else name
 
 
+def refuse_adapter(name: str) -> None:
+    """Refuse to train what transformers would load as an adapter on its model: a new adapter would take its place.
+
+    Raises:
+        RequestError: the folder holds an adapter and no model.
+    """
+    folder = Path(resolve_model(name))
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise RequestError(
+            f"model={name}: is an adapter, and what it has learned would be lost; merge it into its model first, see "
+            "docs/training.md"
+        )
+
+
 def fingerprint(checkpoint: Checkpoint) -> str:
     """What tells the files of a local model from others in the same place later; empty for one from the hub."""
     digest = hashlib.sha256()
@@ -78,6 +92,20 @@ def settle_prompt(checkpoint: Checkpoint, given: Mapping[str, Any]) -> dict[str,
         elif key not in given and value != usual[key]:
             log.info("%s is used with prompt.%s=%s, as it was trained", name, key, value)
     return {**trained, **given}
+
+
+def load_outline(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+    """The modules of a checkpoint's model without any weights, which takes neither time nor memory.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _load(AutoConfig, checkpoint.model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def resolve_device(name: str) -> str:

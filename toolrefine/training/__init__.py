@@ -56,20 +56,25 @@ def sft(
 
 
 def check_template(base: Checkpoint, config: Config) -> None:
-    """Make sure, before any work, that a model's chat template can be trained on.
+    """Make sure, before any work, that a model, its chat template, and the settings of sft go together.
 
     Prompt settings other than those of an earlier training of it are said to be so.
 
     Raises:
-        RequestError: it cannot, or there is no such model.
+        RequestError: they do not, or there is no such model.
     """
     from toolrefine.chat import Chat
-    from toolrefine.models import generation_eos_ids, load_tokenizer, settle_prompt
+    from toolrefine.models import generation_eos_ids, load_tokenizer, refuse_adapter, settle_prompt
 
+    refuse_adapter(base.model)
     settle_prompt(base, config.prompt.model_dump())
     trust = config.sft.trust_remote_code
     tokenizer = load_tokenizer(base, trust_remote_code=trust)
     Chat(tokenizer, config.prompt, generation_eos_ids(base)).check_training()
+    if config.sft.report_to or config.sft.lora is not None:
+        from toolrefine.training.trainer import check_settings
+
+        check_settings(base, config.sft)
 
 
 def num_steps_of(checkpoint: Checkpoint) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -14,11 +15,19 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 
 from toolrefine.chat import Chat
-from toolrefine.config import Config, SftConfig
-from toolrefine.errors import ExampleError, WorkError
-from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device, save_prompt
+from toolrefine.config import Config, LoraConfig, SftConfig
+from toolrefine.errors import ConfigError, ExampleError, WorkError
+from toolrefine.models import (
+    eos_token_ids,
+    load_model,
+    load_outline,
+    load_tokenizer,
+    resolve_device,
+    save_prompt,
+)
 from toolrefine.rundir import Progress, write_json
 from toolrefine.seeds import derive_seed
 from toolrefine.training import CHECKPOINTS, FACTS
@@ -157,23 +166,48 @@ def load_trainable(base: Checkpoint, settings: SftConfig, device: str) -> Any:
         trainable=True,
     )
     if settings.lora is not None and base.adapter is None:
-        from peft import LoraConfig, get_peft_model
-
-        targets = settings.lora.target_modules
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type="CAUSAL_LM",
-                r=settings.lora.rank,
-                lora_alpha=settings.lora.alpha,
-                lora_dropout=settings.lora.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-            ),
-        )
+        model = add_adapter(model, settings.lora)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
     return model
+
+
+def add_adapter(model: Any, lora: LoraConfig) -> Any:
+    """The model, frozen, under a new adapter.
+
+    Raises:
+        ConfigError: it has no such modules, or PEFT cannot adapt them.
+    """
+    import peft
+
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    adapter = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets
+    )
+    try:
+        return peft.get_peft_model(model, adapter)
+    except (ValueError, re.error) as error:
+        raise ConfigError(
+            f"sft.lora.target_modules={json.dumps(targets)}: {error} Name linear modules of the model, such as "
+            '["q_proj", "v_proj"]'
+        ) from error
+
+
+def check_settings(base: Checkpoint, settings: SftConfig) -> None:
+    """Make sure of the settings that only the libraries can judge: the modules of an adapter, and the trackers.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    if settings.lora is not None:
+        add_adapter(load_outline(base, trust_remote_code=settings.trust_remote_code), settings.lora)
+    for name in {*settings.report_to} - {"none", "all"}:
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(f"sft.report_to={name}: {error} Install what it needs, or leave it out") from error
 
 
 def training_arguments(out: Path, settings: SftConfig, device: str, num_steps: int, seed: int) -> TrainingArguments:
