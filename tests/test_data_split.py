@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from test_cli import run, run_json
 
 from toolrefine.config import FileDataset
-from toolrefine.curate.splitting import split, tool_names
+from toolrefine.curate.splitting import first_requests, split, tool_names
 from toolrefine.datasets import load_dataset
+from toolrefine.types import Message
 
 pools = st.lists(st.frozensets(st.integers(0, 12).map(str), max_size=4), max_size=40)
 
@@ -25,7 +26,7 @@ def test_no_tool_is_on_both_sides(tools: list[frozenset[str]], held_out: float, 
         for side in ("train", "held_out")
     }
     assert sides["train"].isdisjoint(sides["held_out"])
-    assert (len(sides["train"]), len(sides["held_out"])) == (parts.num_tools["train"], parts.num_tools["held_out"])
+    assert (len(sides["train"]), len(sides["held_out"])) == (parts.num_names["train"], parts.num_names["held_out"])
     for part, names in zip(parts.parts, tools, strict=True):
         assert part != "dropped" or (names & sides["held_out"] and not names <= sides["held_out"])
     assert split(tools, held_out, seed) == parts
@@ -75,7 +76,7 @@ def test_a_pool_that_cannot_be_split_says_so(tmp_path: Path) -> None:
     result = run("data", "split", source, *outs)
     assert result.exit_code == 2
     assert "cannot be split" in result.stderr
-    assert "hold out rows instead" in result.stderr
+    assert "--apart requests" in result.stderr
     assert not list(tmp_path.glob("?.jsonl"))
 
 
@@ -85,7 +86,31 @@ def test_a_split_that_drops_most_says_what_to_do_instead(tmp_path: Path) -> None
     outs = ["--out-train", str(tmp_path / "a.jsonl"), "--out-held-out", str(tmp_path / "b.jsonl")]
     result = run("data", "split", write(tmp_path / "in.jsonl", *rows), *outs, "--held-out", "0.5")
     assert result.exit_code == 0
-    assert "most samples share tools" in result.stderr and "hold out rows instead" in result.stderr
+    assert "most samples share tools" in result.stderr and "--apart requests" in result.stderr
+
+
+def test_where_all_samples_share_their_tools_conversations_are_kept_apart(tmp_path: Path) -> None:
+    rows = [sample(f"s{n}", f"Question  {n % 20}", "hub", calls=[call("hub")]) for n in range(60)]
+    later = Message(role="assistant", content="Which one?"), Message(role="user", content="The first.")
+    rows[40:] = [row.model_copy(update={"messages": (*row.messages, *later)}) for row in rows[40:]]
+    source = write(tmp_path / "in.jsonl", *rows)
+    outs = [str(tmp_path / "train.jsonl"), str(tmp_path / "held.jsonl")]
+    options = ["--held-out", "0.25", "--out-train", outs[0], "--out-held-out", outs[1], "--apart", "requests"]
+    report = run_json("data", "split", source, *options)
+    assert report["num_samples"] == {"train": 45, "held_out": 15, "dropped": 0}
+    assert report["num_requests"] == {"train": 15, "held_out": 5, "dropped": 0}
+    train, held_out = (first_requests(load_dataset(FileDataset(source=out))) for out in outs)
+    assert {*train}.isdisjoint(held_out)
+    assert run("data", "split", source, *options).stdout == (
+        f"train     45 samples, 15 requests in {outs[0]}\nheld out  15 samples, 5 requests in {outs[1]}\n"
+    )
+    wrong = run("data", "split", source, *options[:-1], "rows")
+    assert (wrong.exit_code, "--apart rows: must be one of tools, requests" in wrong.stderr) == (2, True)
+
+
+def test_a_conversation_without_a_request_is_divided_by_share() -> None:
+    silent = sample("s", "", "t").model_copy(update={"messages": (Message(role="assistant", content="Hi"),)})
+    assert first_requests([silent]) == [frozenset()]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data are not beside the project")

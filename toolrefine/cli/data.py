@@ -43,7 +43,7 @@ app = typer.Typer(
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, hub:OWNER/NAME, or a domain of the tool world.")]
 Seed = Annotated[int, typer.Option(help="What chance decides follows from it.")]
 
-BY_ROWS = "hold out rows instead: train with datasets.0.offset=N evaluation.datasets.0.limit=N (recipes/own.toml)"
+APART = "--apart requests keeps conversations apart instead"
 
 
 @app.command()
@@ -178,41 +178,52 @@ def split(
     out_train: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of the training part; .gz compresses.")],
     out_held_out: Annotated[Path, typer.Option(metavar="FILE", help="JSONL of the held-out part.")],
     held_out: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the samples to hold out.")] = 0.1,
+    apart: Annotated[
+        str,
+        typer.Option(
+            metavar="tools|requests",
+            help="What no two parts share: a tool's name, or, where all samples share their tools, the request that a "
+            "conversation begins with.",
+        ),
+    ] = "tools",
     format: Format = "auto",  # noqa: A002
     limit: Limit = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Hold out samples with tools of their own: no tool's name occurs in both parts."""
-    from toolrefine.curate.splitting import split as split_tools
-    from toolrefine.curate.splitting import tool_names
+    from toolrefine.curate.splitting import Apart, first_requests, tool_names
+    from toolrefine.curate.splitting import split as split_names
     from toolrefine.datasets import Quarantine
     from toolrefine.datasets.export import write_samples
     from toolrefine.errors import DataError
 
+    name_all = first_requests if one_of("--apart", apart, Apart) == "requests" else tool_names
     bad = Quarantine()
     dataset = make_dataset(source, format, limit)
     claim_files(out_train, out_held_out, sources=files_of(dataset))
-    parts = split_tools(tool_names(usable(dataset, bad)), held_out, seed)
+    parts = split_names(name_all(usable(dataset, bad)), held_out, seed)
     counts = {part: parts.count(part) for part in ("train", "held_out", "dropped")}
     if not counts["train"] or not counts["held_out"]:
         raise DataError(
-            f"{source}: cannot be split: nearly all samples share tools, or the share leaves a part empty; {BY_ROWS}"
+            f"{source}: cannot be split: nearly all samples share {apart}, or the share leaves a part empty"
+            + (f"; {APART}" if apart == "tools" else "")
         )
     for part, out in (("train", out_train), ("held_out", out_held_out)):
         samples = zip(parts.parts, usable(dataset, Quarantine()), strict=True)
         write_samples(out, (sample for where, sample in samples if where == part))
     if as_json:
-        report = {"num_samples": counts, "num_tools": parts.num_tools, "num_bad_rows": bad.num_rows}
+        report = {"num_samples": counts, f"num_{apart}": parts.num_names, "num_bad_rows": bad.num_rows}
         print_json({**report, "out_train": str(out_train), "out_held_out": str(out_held_out)})
         return
-    typer.echo(f"train     {counts['train']} samples, {parts.num_tools['train']} tools in {out_train}")
-    typer.echo(f"held out  {counts['held_out']} samples, {parts.num_tools['held_out']} tools in {out_held_out}")
-    typer.echo(
-        f"dropped   {counts['dropped']} samples, which have tools of both; {parts.num_tools['dropped']} tools are lost"
-    )
+    num_names = parts.num_names
+    typer.echo(f"train     {counts['train']} samples, {num_names['train']} {apart} in {out_train}")
+    typer.echo(f"held out  {counts['held_out']} samples, {num_names['held_out']} {apart} in {out_held_out}")
+    if apart == "tools":
+        lost = f"{num_names['dropped']} tools are lost"
+        typer.echo(f"dropped   {counts['dropped']} samples, which have tools of both; {lost}")
     if counts["dropped"] > counts["train"]:
-        typer.echo(f"most samples share tools, and are lost to the split; {BY_ROWS}", err=True)
+        typer.echo(f"most samples share tools, and are lost to the split; {APART}", err=True)
     say_bad(bad)
 
 

@@ -1,5 +1,8 @@
 """A split in two parts that share no tool, for measuring on tools that were never trained on.
 
+Where all samples share their tools, parts that share no request take its place: what is said here of tools then holds
+for the requests that conversations begin with, one a sample.
+
 Samples that share a tool, directly or over others, form a component; whole components are held out first, drawn at
 random, which costs nothing. Real pools often are one large component. What is then missing is cut out of it: tools
 move to the held-out side one after another, each time the one that completes most samples for the fewest that it
@@ -12,6 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from random import Random
 from typing import Literal
 
@@ -19,6 +23,7 @@ from toolrefine.seeds import derive_seed
 from toolrefine.types import Record, Sample
 
 Part = Literal["train", "held_out", "dropped"]
+Apart = Literal["tools", "requests"]
 
 _NUM_DRAWS = 16
 _CLOSE_ENOUGH = 0.95
@@ -29,8 +34,9 @@ class Split(Record):
     """Where each sample goes."""
 
     parts: tuple[Part, ...]
-    num_tools: dict[Part, int]
-    """Tools that occur in each of the two parts; under dropped, those that are lost because no sample kept has them."""
+    num_names: dict[Part, int]
+    """Tools, or requests, that occur in each of the two parts; under dropped, those that are lost because no sample
+    kept has them."""
 
     def count(self, part: Part) -> int:
         """Number of samples of a part."""
@@ -44,10 +50,20 @@ def tool_names(samples: Iterable[Sample]) -> list[frozenset[str]]:
     return [shared.setdefault(one, one) for one in names]
 
 
-def split(tools: Sequence[frozenset[str]], held_out: float, seed: int) -> Split:
-    """Divide samples, given by the names of their tools, so that about a share of held_out is held out.
+def first_requests(samples: Iterable[Sample]) -> list[frozenset[str]]:
+    """The digest of the user turn that each sample's conversation begins with, which its later turns share."""
+    turns = (next((turn for turn in sample.messages if turn.role == "user"), None) for sample in samples)
+    return [frozenset({_digest(turn.content)} if turn else ()) for turn in turns]
 
-    Samples without tools go wherever chance puts them.
+
+def _digest(text: str) -> str:
+    return sha256(" ".join(text.split()).encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def split(tools: Sequence[frozenset[str]], held_out: float, seed: int) -> Split:
+    """Divide samples, given by the names of their tools or their requests, so that a share of held_out is held out.
+
+    Samples without any go wherever chance puts them.
     """
     random = Random(derive_seed(seed, "split"))
     samples_of: defaultdict[str, list[int]] = defaultdict(list)
@@ -69,12 +85,12 @@ def split(tools: Sequence[frozenset[str]], held_out: float, seed: int) -> Split:
         {name for part, names in zip(parts, tools, strict=True) if part == kept for name in names}
         for kept in ("train", "held_out")
     )
-    num_tools: dict[Part, int] = {
+    num_names: dict[Part, int] = {
         "train": len(train),
         "held_out": len(out),
         "dropped": len(samples_of) - len(train) - len(out),
     }
-    return Split(parts=tuple(parts), num_tools=num_tools)
+    return Split(parts=tuple(parts), num_names=num_names)
 
 
 def _draw(
