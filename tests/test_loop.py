@@ -94,7 +94,7 @@ def world(monkeypatch: pytest.MonkeyPatch, samples: list[Sample]) -> World:
 
 
 def train(config: Config) -> Checkpoint:
-    with open_run(Path(config.run), config) as run:
+    with open_run(Path(config.run), config, may_grow=config.may_grow) as run:
         return loop.train(config, run)
 
 
@@ -144,6 +144,27 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(world: World, tmp_path: Path,
     world.kill_at = None
     train(make_config(tmp_path / "killed", **changes))
     assert data_files(tmp_path / "killed") == data_files(tmp_path / "whole")
+
+
+def test_a_run_that_has_ended_takes_more_iterations(world: World, tmp_path: Path) -> None:
+    alone = {"baseline": False}
+    train(make_config(tmp_path / "whole", **alone))
+    for num_iterations in (1, 3, 3, 4):
+        world.asked.clear()
+        train(make_config(tmp_path / "grown", **alone, num_iterations=num_iterations))
+    assert data_files(tmp_path / "grown") == data_files(tmp_path / "whole")
+    assert summarize(tmp_path / "grown").num_iterations == 4
+    with pytest.raises(RunDirError, match=r"num_iterations \(was 4, now 2\)"):
+        train(make_config(tmp_path / "grown", **alone, num_iterations=2))
+
+
+@pytest.mark.parametrize("changes", [{"baseline": True}, {"baseline": False, "sft": {"lr_span": "run"}}])
+def test_a_run_that_depends_on_its_number_of_iterations_takes_no_more(
+    world: World, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    train(make_config(tmp_path, **changes, num_iterations=1))
+    with pytest.raises(RunDirError, match=r"num_iterations \(was 1, now 2\)"):
+        train(make_config(tmp_path, **changes, num_iterations=2))
 
 
 def test_suspects_come_before_any_training_which_goes_on_from_there(world: World, tmp_path: Path) -> None:

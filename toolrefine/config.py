@@ -393,6 +393,7 @@ class Config(Record):
     """Folder of the run; runs/RECIPE by default."""
     seed: int = 0
     num_iterations: int = Field(default=3, ge=1)
+    """A run may be given more later, which it then goes on with, unless baseline or sft.lr_span depend on them all."""
     baseline: bool = False
     """Also train M_0 on every sample and label, with as many optimizer steps as the iterations took."""
     datasets: tuple[Dataset, ...] = Field(min_length=1)
@@ -405,6 +406,11 @@ class Config(Record):
     sft: SftConfig = SftConfig()
     refinement: RefinementConfig = RefinementConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def may_grow(self) -> tuple[str, ...]:
+        """What may be more when a run goes on, because nothing that it has done depends on it."""
+        return () if self.baseline or self.sft.lr_span == "run" else ("num_iterations",)
 
     @property
     def samples_in_waves(self) -> bool:

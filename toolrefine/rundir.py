@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,8 +213,12 @@ def in_folder(folder: str, checkpoint: Checkpoint) -> Checkpoint:
 
 
 @contextmanager
-def open_run(path: Path, config: Record, progress: Progress | None = None) -> Iterator[RunDir]:
+def open_run(
+    path: Path, config: Record, progress: Progress | None = None, may_grow: Collection[str] = ()
+) -> Iterator[RunDir]:
     """The run directory of a config, new or to be resumed, held against a second process.
+
+    may_grow: keys of the config whose numbers may be higher than when the run was started.
 
     Raises:
         RunDirError: it cannot be written, another process works on it, or it belongs to another config.
@@ -233,13 +237,15 @@ def open_run(path: Path, config: Record, progress: Progress | None = None) -> It
             raise RunDirError(
                 f"{path}: another process is working on this run; give this one another folder (run=NAME, or --out)"
             ) from None
-        check_config(path / "config.json", config)
+        check_config(path / "config.json", config, may_grow)
         write_json(path / "env.json", environment())
         yield RunDir(path, progress)
 
 
-def check_config(path: Path, config: Record) -> None:
+def check_config(path: Path, config: Record, may_grow: Collection[str] = ()) -> None:
     """Write the config of a new run, or compare it with the one that the run was started with.
+
+    Numbers that may grow are taken where they have grown.
 
     A run that has come to no work takes another config: what has failed at once does not stand in the way of what mends
     it.
@@ -252,12 +258,15 @@ def check_config(path: Path, config: Record) -> None:
         write_json(path, wanted)
         return
     started = read_json(path)
+    changes = [change for change in differences(started, wanted) if change[1] != change[2]]
     changed = [
         f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
-        for key, old, new in differences(started, wanted)
-        if old != new
+        for key, old, new in changes
+        if key not in may_grow or new < old
     ]
     if not changed:
+        if changes:
+            write_json(path, wanted)
         return
     if has_work(path.parent):
         raise RunDirError(

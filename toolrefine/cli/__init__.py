@@ -93,7 +93,8 @@ def train(recipe: Recipe, overrides: Overrides = None, as_json: AsJson = False) 
     from toolrefine.summary import summarize
 
     config = load_config(recipe, overrides or [])
-    with quiet_libraries(), progress_bar() as progress, open_run(Path(config.run), config, progress) as run:
+    folder = Path(config.run)
+    with quiet_libraries(), progress_bar() as progress, open_run(folder, config, progress, config.may_grow) as run:
         model = run_loop(config, run)
         summary = summarize(run.path)
         report = write_report(run.path)
