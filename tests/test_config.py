@@ -56,7 +56,9 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         ("selection.policy=best", "selection.policy"),
         ("rollout=3", "rollout: must be a table, not '3'"),
         ("evaluation.datasets={domain='farm'}", "must be a list, not \"{'domain': 'farm'}\"; head each of its tables"),
-        ("datasets.0.domian=farm", "demo.toml: datasets.0.domian: unknown key"),
+        ("datasets.0.domian=farm", "demo.toml: datasets.0.domian: unknown key, did you mean datasets.domain?"),
+        ("learning_rate=1", "learning_rate: unknown key, did you mean sft.learning_rate?"),
+        ("rollout.chunksize=1", "rollout.chunksize: unknown key, did you mean rollout.chunk_size?"),
         ("datasets.0.invalid_targets={wrong_typ='keep'}", "; datasets.0.invalid_targets.wrong_typ: input should be"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from toolrefine.types import Record, ViolationKind
 
@@ -426,15 +428,18 @@ class Config(Record):
         return self.corpus.drafts == "greedy" and self.corpus.refine_per_sample > 0
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error as one sentence a finding: where, what, and what was given."""
+def describe(error: ValidationError, record: type[BaseModel] | None = None) -> str:
+    """A pydantic error as one sentence a finding: where, what, and what was given.
+
+    record: what did not fit, to name the key that an unknown one may stand for.
+    """
     items = error.errors(include_url=False, include_context=False)
     keys = [tuple(part for part in item["loc"] if _is_key(part)) for item in items]
     findings = []
     for item, own in zip(items, keys, strict=True):
         where = ".".join(map(str, own)) or "the whole"
         if item["type"] == "extra_forbidden":
-            findings.append(f"{where}: unknown key")
+            findings.append(f"{where}: unknown key{_nearest(own, record) if record else ''}")
         elif item["type"] == "missing":
             findings.append(f"{where}: missing")
         elif item["type"] in ("model_type", "dict_type"):
@@ -446,6 +451,30 @@ def describe(error: ValidationError) -> str:
         elif item["type"] != "too_short" or not any(key[: len(own)] == own and key != own for key in keys):
             findings.append(f"{where}: {item['msg'].lower()}, not {str(item['input'])[:80]!r}")
     return "; ".join(findings)
+
+
+def _nearest(unknown: Sequence[str | int], record: type[BaseModel]) -> str:
+    """The key that an unknown one may stand for: of its name elsewhere, or of nearly its name."""
+    asked = ".".join(part for part in unknown if isinstance(part, str))
+    keys = [*_known_keys(record)]
+    elsewhere = [key for key in keys if key.rpartition(".")[2] == asked.rpartition(".")[2]]
+    near = elsewhere or get_close_matches(asked, keys, 1, 0.8)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _known_keys(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All keys of a record and of the records in it, with dots and without the indexes of lists."""
+    for name, field in record.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in _records_in(field.annotation):
+            yield from _known_keys(inner, f"{prefix}{name}.")
+
+
+def _records_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _records_in(inner)
 
 
 def _is_key(part: str | int) -> bool:

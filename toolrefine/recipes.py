@@ -27,7 +27,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {describe(error)}") from None
+        raise ConfigError(f"{path}: {describe(error, Config)}") from None
     if config.rollout.waves is True and config.selection.policy != "solvable":
         raise ConfigError(f"{path}: rollout.waves=true needs selection.policy=solvable: other policies count all k")
     if config.refinement.needs_constraint and config.engine.kind == "openai":
@@ -49,7 +49,7 @@ def load_policy(path: Path) -> RefinementConfig:
     try:
         return RefinementConfig.model_validate(tree["refinement"])
     except ValidationError as error:
-        raise ConfigError(f"{path}: refinement.{describe(error)}") from None
+        raise ConfigError(f"{path}: refinement.{describe(error, RefinementConfig)}") from None
 
 
 def read_toml(path: Path, missing: str = "no such file") -> dict[str, Any]:

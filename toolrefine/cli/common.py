@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
     from toolrefine.config import Dataset, EngineConfig, RefinementConfig
     from toolrefine.rundir import Progress
-    from toolrefine.types import Checkpoint
+    from toolrefine.types import Checkpoint, Record
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R", bound="Record")
 
 Adapter = Annotated[str | None, typer.Option(help="Folder of a PEFT adapter for the model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -170,7 +171,7 @@ def make_refinement(policy: Path | None, max_rounds: int | None) -> RefinementCo
     return found if max_rounds is None else found.model_copy(update={"max_rounds": max_rounds})
 
 
-def make_settings(record: type[T], checkpoint: Checkpoint, overrides: Sequence[str] | None, **values: Any) -> T:
+def make_settings(record: type[R], checkpoint: Checkpoint, overrides: Sequence[str] | None, **values: Any) -> R:
     """The settings that a command line names for a model, KEY=VALUE last; prompt settings else as it was trained.
 
     Raises:
@@ -187,7 +188,7 @@ def make_settings(record: type[T], checkpoint: Checkpoint, overrides: Sequence[s
     return build(record, **values)
 
 
-def build(record: type[T], **fields: Any) -> T:
+def build(record: type[R], **fields: Any) -> R:
     """A config record from command-line values.
 
     Raises:
@@ -201,7 +202,7 @@ def build(record: type[T], **fields: Any) -> T:
     try:
         return record(**fields)
     except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+        raise ConfigError(describe(error, record)) from None
 
 
 def claim_files(*outputs: Path, sources: Iterable[str | Path] = ()) -> None:

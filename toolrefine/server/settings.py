@@ -105,7 +105,7 @@ def load_settings(path: Path | None, values: Mapping[str, Any], overrides: Seque
     try:
         config = ServerConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'serve'}: {describe(error)}") from None
+        raise ConfigError(f"{path or 'serve'}: {describe(error, ServerConfig)}") from None
     if bool(config.upstream) == bool(config.model):
         raise ConfigError("serve: name either an upstream (--upstream URL) or a model (--model M)")
     _check_policy(config.refinement, "refinement", config)
