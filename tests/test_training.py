@@ -60,6 +60,8 @@ def test_lora_trains_an_adapter_and_goes_on_with_it(tmp_path: Path, tiny_llama: 
     config = make_config(lora={"rank": 4, "alpha": 8})
     first = fit(tmp_path / "1", Checkpoint(model=str(tiny_llama)), corpus, config)
     assert (first.model, first.adapter) == (str(tiny_llama), str(tmp_path / "1/model"))
+    modules = json.loads((tmp_path / "1/model/adapter_config.json").read_text())["target_modules"]
+    assert len(modules) > 3 and modules == sorted(modules)  # in one order in every process
     second = fit(tmp_path / "2", first, corpus, config)
     weights = [load_file(Path(str(c.adapter)) / "adapter_model.safetensors") for c in (first, second)]
     assert weights[0].keys() == weights[1].keys()

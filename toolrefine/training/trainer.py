@@ -28,7 +28,7 @@ from toolrefine.models import (
     resolve_device,
     save_prompt,
 )
-from toolrefine.rundir import Progress, write_json
+from toolrefine.rundir import Progress, read_json, write_json
 from toolrefine.seeds import derive_seed
 from toolrefine.training import CHECKPOINTS, FACTS
 from toolrefine.training.batches import choose_collator, pack_for_targets, schedule
@@ -79,6 +79,7 @@ def fit(
     progress.begin(f"{final.parent.name}/model", num_steps)
     trainer.train(resume_from_checkpoint=newest_checkpoint(partial / CHECKPOINTS))
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(partial)
+    order_modules(partial / "adapter_config.json")
     tokenizer.save_pretrained(partial)
     save_prompt(partial, config.prompt)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -94,6 +95,14 @@ def fit(
             "wall_s": round(time.monotonic() - started, 2),
         },
     )
+
+
+def order_modules(path: Path) -> None:
+    """Put the modules of an adapter in order, if there is one: PEFT writes a set, in another order in every process."""
+    if path.exists():
+        adapter = read_json(path)
+        if isinstance(adapter["target_modules"], list):
+            write_json(path, {**adapter, "target_modules": sorted(adapter["target_modules"])})
 
 
 def make_trainer(
