@@ -413,6 +413,8 @@ def test_no_server_is_one_clear_sentence(samples: list[Sample]) -> None:
         sample("http://127.0.0.1:9", samples[:1], served_model="")
     with pytest.raises(ConfigError, match=r"engine\.base_url: missing"):
         sample("", samples[:1])
+    with pytest.raises(ConfigError, match=r"server localhost:8000: must begin with http"):
+        sample("localhost:8000", samples[:1])
 
 
 def test_the_key_goes_with_every_request(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,14 @@ def outcome(reply: httpx2.Response) -> tuple[str, str, str]:
     return tuple(reply.headers[f"x-toolrefine-{name}"] for name in ("rounds", "stop-reason", "changed"))
 
 
+def test_headers_of_a_server_like_this_one_give_way_to_its_own() -> None:
+    body = GOOD.partition(b"\r\n\r\n")[2]
+    reply, _ = run(http(body, X_Toolrefine_Rounds="7", X_Toolrefine_Id="theirs", X_Other="kept"))
+    assert reply.headers.get_list("x-toolrefine-rounds") == ["0"]
+    (own,) = reply.headers.get_list("x-toolrefine-id")
+    assert (own != "theirs", reply.headers["x-other"]) == (True, "kept")
+
+
 @pytest.mark.parametrize("draft", [GOOD, TEXT])
 def test_a_draft_without_a_fault_costs_no_round_and_passes_byte_for_byte(draft: bytes) -> None:
     reply, upstream = run(draft)

@@ -123,6 +123,8 @@ class OpenAIEngine:
             return cls(chat, config, f"{server.url}/v1", server.model, answers, server)
         if not config.base_url:
             raise ConfigError("engine.base_url: missing; name a server, or set engine.launch to start one")
+        if not config.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"server {config.base_url}: must begin with http:// or https://")
         url = f"{config.base_url.rstrip('/').removesuffix('/v1')}/v1"
         return cls(chat, config, url, served_name(url, checkpoint, config), answers)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolrefine.server.errors import RefusalError
 from toolrefine.server.logs import Trace
-from toolrefine.server.upstream import Headers
+from toolrefine.server.upstream import Headers, with_extra
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -72,8 +72,8 @@ class Client:
         """Send status and headers."""
         self.has_answer = True
         self._trace.status = status
-        own = (b"x-toolrefine-id", self._trace.id.encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, own]})
+        named = with_extra(headers, [("X-Toolrefine-Id", self._trace.id)])
+        await self._send({"type": "http.response.start", "status": status, "headers": named})
 
     async def write(self, data: bytes) -> None:
         """Send a piece of the body.

@@ -247,5 +247,6 @@ def without(headers: Headers, *names: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def with_extra(headers: Headers, extra: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Headers and these."""
-    return [*headers, *((name.lower().encode(), value.encode()) for name, value in extra)]
+    """Headers and these, which take the place of those of their names: the upstream may be a server like this one."""
+    added = [(name.lower().encode(), value.encode()) for name, value in extra]
+    return [*without(headers, *(name for name, _ in added)), *added]
