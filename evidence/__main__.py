@@ -52,7 +52,7 @@ BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
 REAL_ARMS = {0.2: (CHECKED, CHECKED_SCORED, ORACLE), 0.0: (SCORED,)}
 """Beside the same, by the share of labels made wrong."""
-MIXES = (("greedy", 0.5), ("greedy", 0.75), ("greedy", 0.9), ("sampled", 0.0))
+MIXES = (("sampled", 0.0), ("greedy", 0.75), ("greedy", 0.9))
 """Refinement data: which drafts they show, and the share of them that is right already. Beside sampled ones half of
 which are right, which the policies are measured on."""
 MIX_POLICIES = (
