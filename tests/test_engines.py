@@ -15,7 +15,7 @@ from conftest import make_tiny_model
 from fake_server import fake_server
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
@@ -358,13 +358,28 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 
 @pytest.mark.parametrize("family", ["Qwen3", "Gemma", "Mamba"])
-def test_a_prompt_without_room_for_an_answer_is_data(tmp_path: Path, samples: list[Sample], family: str) -> None:
-    engine = load(make_model(tmp_path, family))
+def test_a_prompt_without_room_for_an_answer_is_data(
+    tmp_path: Path, samples: list[Sample], family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load(make_model(tmp_path, family), max_batch_rows=1)
     engine.max_positions = 30
+    caplog.set_level("INFO", "toolrefine")
     (group,) = engine.sample([to_prompt(samples[0])], 2, GREEDY)
+    engine.chain([to_prompt(samples[0])] * 2, GREEDY, lambda place, chain: None)
+    said = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
+    assert [sentence.split("; ")[-1] for sentence in said] == ["prompts: 1", "prompts: 2"]
     assert [(c.outcome, c.num_tokens) for c in group] == [(Outcome.TRUNCATED, 0)] * 2
     ((refined),) = refine(engine, [to_prompt(samples[0])], RefinementConfig(), PromptConfig(), GREEDY)
     assert refined.draft.outcome is Outcome.TRUNCATED
+
+
+def test_the_context_of_a_multi_modal_model_is_that_of_its_text(tmp_path: Path, tiny_model: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = {**sizes, "vocab_size": 512, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 1536}
+    config = Gemma3Config(text_config=text, vision_config={**sizes, "image_size": 28}, mm_tokens_per_image=4)
+    engine = load(tiny_model)
+    model = Gemma3ForConditionalGeneration(config)
+    assert TransformersEngine(model, engine.tokenizer, engine.config, PromptConfig()).max_positions == 1536
 
 
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])

@@ -44,7 +44,8 @@ class TransformersEngine:
         self.eos_ids = eos_token_ids(model, tokenizer)
         self.chat = Chat(tokenizer, prompt, self.eos_ids)
         self.decoder = make_decoder(model)
-        self.max_positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        text_config = model.config.get_text_config()  # a multi-modal model's own tells nothing of its text
+        self.max_positions = getattr(text_config, "max_position_embeddings", None) or 1 << 30
         if config.constrain:
             self.constraint  # noqa: B018 - what cannot be constrained is told before any work
         way = type(self.decoder).__name__ if self.decoder else "the model's own generate"
@@ -87,36 +88,43 @@ class TransformersEngine:
         # Without refilling, the rows of a prompt start together.
         width = n if can_refill else self.config.max_batch_rows
         jobs = []
+        crowded: set[int] = set()
         for place, prompt in enumerate(prompts):
             for first in range(0, n, width):
                 indices = range(first, min(first + width, n))
                 job = self._job(prompt, indices, params, answers[place])
                 if job is None:
                     answers[place] += [NO_ROOM] * len(indices)
+                    crowded.add(place)
                     continue
                 if planner is not None:
                     job.next_wave = partial(planner.next_wave, place, answers[place])
                     job.expected_rows = planner.expected_rows
                 jobs.append(job)
         self._run(jobs, params)
+        self._tell_no_room(len(crowded), params)
         return answers
 
     def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
         """See Engine. What has been computed of a prompt and its completion is not computed again for the next."""
         answers: list[list[Completion]] = [[] for _ in prompts]
+        num_crowded = 0
 
         def job_of(place: int, prompt: Prompt | None) -> Job | None:
+            nonlocal num_crowded
             while prompt is not None:
                 job = self._job(prompt, range(1), params, answers[place])
                 if job is not None:
                     job.follow = lambda: job_of(place, follow(place, answers[place]))
                     return job
                 answers[place].append(NO_ROOM)
+                num_crowded += 1
                 prompt = follow(place, answers[place])
             return None
 
         jobs = [job_of(place, prompt) for place, prompt in enumerate(prompts)]
         self._run([job for job in jobs if job is not None], params)
+        self._tell_no_room(num_crowded, params)
         return answers
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion | Message]) -> list[float]:
@@ -150,6 +158,17 @@ class TransformersEngine:
             noise=lambda index: noise(prompt.id, index, params),
             guide=self.constraint.guide(prompt.tools) if self.config.constrain or params.constrain else None,
         )
+
+    def _tell_no_room(self, num_prompts: int, params: SamplingParams) -> None:
+        """Say how many prompts of a call have got no answer."""
+        if num_prompts:
+            log.info(
+                "no room for an answer, which counts as truncated: max_new_tokens=%d do not fit behind the prompt "
+                "into the model's context of %d tokens; prompts: %d",
+                params.max_new_tokens,
+                self.max_positions,
+                num_prompts,
+            )
 
     @torch.inference_mode()
     def _run(self, jobs: list[Job], params: SamplingParams) -> None:
