@@ -382,6 +382,23 @@ def test_the_context_of_a_multi_modal_model_is_that_of_its_text(tmp_path: Path, 
     assert TransformersEngine(model, engine.tokenizer, engine.config, PromptConfig()).max_positions == 1536
 
 
+def test_a_token_that_the_model_lacks_is_named(tmp_path: Path, samples: list[Sample]) -> None:
+    engine = load(make_model(tmp_path, "Qwen3"))
+    engine.tokenizer.add_tokens([f"<unused{i}>" for i in range(512)], special_tokens=True)
+    prompt = to_prompt(samples[0])
+    strange = prompt.model_copy(update={"messages": (Message(role="user", content="What is <unused500>?"),)})
+    answer = Completion(text="<unused500>", outcome=Outcome.NO_CALL, num_tokens=2, mean_logprob=None)
+    assert engine.sample([prompt], 1, GREEDY)
+    for attempt in (
+        lambda: engine.sample([prompt, strange], 1, GREEDY),
+        lambda: engine.chain([strange], GREEDY, lambda place, chain: None),
+        lambda: engine.score([prompt], [answer]),
+    ):
+        with pytest.raises(RequestError, match=rf"^{prompt.id}: holds '<unused500>'.* resize") as caught:
+            attempt()
+        assert "first 512 alone" in str(caught.value)
+
+
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])
 def test_refinement_goes_on_from_what_the_draft_has_computed(
     tmp_path: Path, samples: list[Sample], family: str, monkeypatch: pytest.MonkeyPatch

@@ -161,6 +161,21 @@ def test_an_adapter_is_the_same_every_time_and_after_a_kill(
     assert all((other[name] == adapters[0][name]).all() for other in adapters for name in adapters[0])
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_a_token_that_the_model_lacks_is_named(
+    tmp_path: Path, corpus: list[Example], lora: dict[str, int] | None
+) -> None:
+    base = Checkpoint(model=str(make_tiny_model(tmp_path / "base")))
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_tokens([f"<unused{i}>" for i in range(512)], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "base")
+    question = Message(role="user", content="What is <unused500>?")
+    strange = corpus[0].model_copy(update={"messages": (question,)})
+    with pytest.raises(RequestError, match=rf"^{strange.sample_id}: holds '<unused500>'.* resize"):
+        fit(tmp_path, base, [*corpus[1:], strange], make_config(lora=lora, max_steps=1))
+    fit(tmp_path, base, corpus, make_config(lora=lora, max_steps=1))
+
+
 def test_long_examples_are_left_out_and_counted(tmp_path: Path, tiny_model: Path, corpus: list[Example]) -> None:
     base = Checkpoint(model=str(tiny_model))
     lengths = sorted(len(Chat(load_tokenizer(base), PromptConfig()).example_ids(e)[0]) for e in corpus)

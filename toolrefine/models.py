@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,22 @@ def eos_token_ids(model: Any, tokenizer: Any) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the generation config."""
     generation = getattr(model, "generation_config", None)
     return _as_set(tokenizer.eos_token_id) | _as_set(getattr(generation, "eos_token_id", None))
+
+
+def check_ids(ids: Sequence[int], model: Any, tokenizer: Any, name: str) -> None:
+    """Make sure that a model has an embedding of each token of a sample: a tokenizer may have ids that it lacks.
+
+    Raises:
+        RequestError: it has not.
+    """
+    num_tokens = model.get_input_embeddings().weight.shape[0]
+    token = max(ids, default=0)
+    if token >= num_tokens:
+        raise RequestError(
+            f"{name}: holds {tokenizer.convert_ids_to_tokens(token)!r}, the tokenizer's token {token}, and the model "
+            f"has embeddings of the first {num_tokens} alone; resize its embeddings (resize_token_embeddings), or "
+            "use the tokenizer that it was trained with"
+        )
 
 
 def _as_set(ids: int | list[int] | None) -> set[int]:

@@ -21,7 +21,7 @@ from toolrefine.engines.generation import generate
 from toolrefine.engines.prefill import Given, logprobs_of
 from toolrefine.engines.scoring import scored_ids
 from toolrefine.engines.waves import WavePlanner
-from toolrefine.models import eos_token_ids, load_model, load_tokenizer, resolve_device
+from toolrefine.models import check_ids, eos_token_ids, load_model, load_tokenizer, resolve_device
 from toolrefine.seeds import derive_seed
 from toolrefine.types import Checkpoint, Completion, Message, Prompt
 
@@ -81,7 +81,11 @@ class TransformersEngine:
     def sample(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None
     ) -> list[list[Completion]]:
-        """See Engine. A prompt that leaves no room for an answer gives TRUNCATED completions without tokens."""
+        """See Engine. A prompt that leaves no room for an answer gives TRUNCATED completions without tokens.
+
+        Raises:
+            RequestError: a prompt holds a token that the model has no embedding of; chain and score raise it, too.
+        """
         answers: list[list[Completion]] = [[] for _ in prompts]
         can_refill = self.decoder is not None and self.decoder.can_refill
         planner = WavePlanner(n, accept) if accept and can_refill else None
@@ -137,6 +141,7 @@ class TransformersEngine:
                 scores[place] = -math.inf
             elif ids[1]:
                 head, tail = ids
+                check_ids(head + tail, self.model, self.tokenizer, prompt.id)
                 given[place] = Given(head + tail, len(head))
         found = logprobs_of(self.model, self.decoder, [*given.values()], self._max_bytes)
         for place, score in zip(given, found, strict=True):
@@ -150,6 +155,7 @@ class TransformersEngine:
         ids = self.chat.prompt_ids(prompt.messages, prompt.tools)
         if len(ids) + params.max_new_tokens > self.max_positions:
             return None
+        check_ids(ids, self.model, self.tokenizer, prompt.id)
         return Job(
             ids,
             n=indices[-1] + 1,

@@ -21,6 +21,7 @@ from toolrefine.chat import Chat
 from toolrefine.config import Config, LoraConfig, SftConfig
 from toolrefine.errors import ConfigError, ExampleError, WorkError
 from toolrefine.models import (
+    check_ids,
     eos_token_ids,
     load_model,
     load_outline,
@@ -68,6 +69,8 @@ def fit(
         raise WorkError(
             f"no example of {len(corpus)} has at most sft.max_length={settings.max_length} tokens; raise it"
         )
+    for row in kept:
+        check_ids(row.ids, model, tokenizer, row.sample_id)
     rows_a_step = settings.batch_size * settings.gradient_accumulation
     num_steps = max_steps or settings.max_steps or math.ceil(len(kept) * settings.num_epochs / rows_a_step)
     trainer = make_trainer(
