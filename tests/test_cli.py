@@ -362,6 +362,8 @@ def test_a_domain_without_its_format_is_told_which_it_needs(verb: list[str], dom
         (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--compare", "most:3"], "rivals.0"),
         (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--categories", "live"], "--categories"),
         (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--mode", "prompt"], "--mode prompt: mus"),
+        (["evaluate", "apibank", "--model", "nano"], "give them as --data DIR, see docs/apibank.md"),
+        (["evaluate", "toolalpaca", "--model", "nano"], "give them as --data DIR, see docs/toolalpaca.md"),
         (["evaluate", "acebench", "--model", "nano", "--export-bfcl", "{tmp}"], "--export-bfcl: acebench is not bfcl"),
         (["compare", "{tmp}", "{tmp}"], "no run of toolrefine evaluate"),
     ],

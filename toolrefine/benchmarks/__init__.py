@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from toolrefine.benchmarks.task import Benchmark, Mode
+from toolrefine.errors import DataError
 
 Opener = Callable[[Path | None, Mode, Sequence[str]], Benchmark]
 
@@ -25,13 +26,20 @@ def _acebench(data: Path | None, mode: Mode, categories: Sequence[str]) -> Bench
 def _apibank(data: Path | None, mode: Mode, categories: Sequence[str]) -> Benchmark:
     from toolrefine.benchmarks.apibank import ApiBank
 
+    _demand(data, "apibank")
     return ApiBank(data=data, mode=mode, categories=categories)
 
 
 def _toolalpaca(data: Path | None, mode: Mode, categories: Sequence[str]) -> Benchmark:
     from toolrefine.benchmarks.toolalpaca import ToolAlpaca
 
+    _demand(data, "toolalpaca")
     return ToolAlpaca(data=data, categories=categories)
+
+
+def _demand(data: Path | None, name: str) -> None:
+    if data is None:
+        raise DataError(f"{name}: its data are not part of toolrefine; give them as --data DIR, see docs/{name}.md")
 
 
 BENCHMARKS: dict[str, Opener] = {
