@@ -105,7 +105,7 @@ def test_a_bad_place_is_told_before_any_work(verb: str, place: str, message: str
 
 
 def test_so_is_a_bad_place_for_the_files_of_bfcl(places: dict[str, str]) -> None:
-    arguments = ["evaluate", "{rows}", "--model", "no/such", "--export-bfcl", "{rows}"]
+    arguments = ["evaluate", "bfcl", "--model", "no/such", "--export-bfcl", "{rows}"]
     assert "is no folder; name another place" in refused(arguments, places)
 
 
