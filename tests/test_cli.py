@@ -359,7 +359,10 @@ def test_a_domain_without_its_format_is_told_which_it_needs(verb: list[str], dom
         (["evaluate", "gone.jsonl", "--model", "nano"], "gone.jsonl: no such file"),
         (["evaluate", "museum", "--model", "nano"], "--format toolworld"),
         (["evaluate", "museum", "--model", "nano", "--format", "csv"], "format"),
-        (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--compare", "most:3"], "rivals.0"),
+        (
+            ["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--compare", "votes:3"],
+            "--compare votes:3: must",
+        ),
         (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--categories", "live"], "--categories"),
         (["evaluate", "museum", "--model", "nano", "--format", "toolworld", "--mode", "prompt"], "--mode prompt: mus"),
         (["evaluate", "apibank", "--model", "nano"], "give them as --data DIR, see docs/apibank.md"),

@@ -13,6 +13,10 @@ from toolrefine.types import Record, ViolationKind
 InvalidTargets = Literal["quarantine", "repair", "keep"] | dict[ViolationKind, Literal["quarantine", "repair", "keep"]]
 
 
+RIVAL = "^(vote|best):[1-9][0-9]*$"
+"""How a rival of a benchmark is written."""
+
+
 class PromptConfig(Record):
     """How a conversation becomes a prompt, and text becomes calls."""
 
@@ -354,7 +358,7 @@ class BenchmarkConfig(Record):
     max_new_tokens: int = Field(default=512, ge=1)
     chunk_size: int = Field(default=256, ge=1)
     """Tasks worked on and written together."""
-    rivals: tuple[Annotated[str, Field(pattern="^(vote|best):[1-9][0-9]*$")], ...] = ()
+    rivals: tuple[Annotated[str, Field(pattern=RIVAL)], ...] = ()
     """Other ways to spend calls. vote:N: the answer that most of N samples agree on. best:N: the most probable of N."""
     temperature: float = Field(default=0.7, gt=0.0)
     """Of the rivals' samples."""

@@ -74,7 +74,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a benchmark or on samples with known targets. Resumes where an earlier attempt stopped."""
-    from toolrefine.config import BenchmarkConfig
+    from toolrefine.config import RIVAL, BenchmarkConfig
     from toolrefine.errors import ConfigError
     from toolrefine.models import fingerprint
     from toolrefine.report import write_benchmark_report
@@ -86,6 +86,10 @@ def evaluate(
         if benchmark != "bfcl":
             raise ConfigError(f"--export-bfcl: {benchmark} is not bfcl; leave it out")
         claim_folder(export_bfcl)
+    rivals = [name.strip() for name in compare.split(",") if name.strip()]
+    for rival in rivals:
+        if not re.search(RIVAL, rival):
+            raise ConfigError(f"--compare {rival}: must be vote:N or best:N, with commas between several")
     checkpoint = Checkpoint(model=model, adapter=adapter)
     config = make_settings(
         BenchmarkConfig,
@@ -104,7 +108,7 @@ def evaluate(
         prompt=given_prompt(style, template_kwargs),
         refinement=make_refinement(policy, refine if policy else refine or 0).model_dump(exclude_defaults=True),
         max_new_tokens=max_new_tokens,
-        rivals=[name.strip() for name in compare.split(",") if name.strip()],
+        rivals=rivals,
     )
     if config.mode == "prompt" and benchmark not in ("bfcl", "apibank"):
         raise ConfigError(f"--mode prompt: {benchmark} has no prompt of its own; leave it out")
