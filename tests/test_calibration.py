@@ -252,3 +252,8 @@ def test_the_verb_writes_a_policy(tiny_model: Path, tmp_path: Path) -> None:
     assert load_policy(out) == RefinementConfig.model_validate(printed["refinement"])
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     assert "no refinement" in CliRunner().invoke(app, arguments).output
+
+
+def test_no_two_candidates_differ_in_a_margin_that_means_nothing() -> None:
+    found = [each.model_copy(update={"margin": 0.0}) for each in policies([-0.1], 0.7) if each.accept == "valid"]
+    assert len({each.model_dump_json() for each in found}) == len(found)

@@ -148,7 +148,8 @@ def policies(min_logprobs: Sequence[float], temperature: float) -> Iterator[Refi
                 for max_rounds in (1, 2):
                     yield RefinementConfig(max_rounds=max_rounds, how=how, accept=accept, **gate)
         accept = "valid" if gate["when"] == "invalid" else "likelier"
-        for max_rounds, order in product(RESAMPLES, ORDERS):
+        orders = ORDERS if accept == "likelier" else ORDERS[:2]  # a margin means nothing to accept = valid
+        for max_rounds, order in product(RESAMPLES, orders):
             yield RefinementConfig(
                 max_rounds=max_rounds, how="resample", temperature=temperature, accept=accept, **gate, **order
             )
