@@ -539,3 +539,8 @@ def test_a_server_that_cannot_score_is_a_request_error(
         with pytest.raises(RequestError, match="prompt_logprobs"):
             engine.score([to_prompt(samples[0])], [answer])
         engine.close()
+
+
+def test_a_device_that_there_is_not_is_told_before_the_model_is_loaded() -> None:
+    with pytest.raises(RequestError, match=r"device=nowhere: cannot be used: "):
+        TransformersEngine.load(Checkpoint(model="gone"), EngineConfig(device="nowhere"), PromptConfig())

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toolrefine.chat import Chat
 from toolrefine.config import Config, PromptConfig
 from toolrefine.corpus import direct_corpus
-from toolrefine.errors import ConfigError, RequestError, TemplateError, WorkError
+from toolrefine.errors import RequestError, TemplateError, ToolrefineError, WorkError
 from toolrefine.models import load_tokenizer
 from toolrefine.rundir import Silent
 from toolrefine.training import check_template, num_steps_of, sft, trainer
@@ -305,13 +305,18 @@ def test_random_llama_takes_the_path_of_its_recipe(tmp_path: Path, samples: list
         ({"lora": {"target_modules": ["wrong_proj"]}}, r"sft\.lora\.target_modules=.*wrong_proj.*not found"),
         ({"lora": {"target_modules": "("}}, r"sft\.lora\.target_modules=\"\(\""),
         ({"report_to": ["pigeon"]}, r"sft\.report_to=pigeon: .*not supported"),
+        pytest.param(
+            {"device": "cuda"},
+            r"device=cuda: cannot be used: .*; set engine\.device and sft\.device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
     ],
 )
 def test_settings_that_no_training_can_use_are_refused_before_any_work(
     tiny_model: Path, sft: dict[str, Any], message: str
 ) -> None:
     config = make_config(**sft)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ToolrefineError, match=message):
         check_template(Checkpoint(model=str(tiny_model)), config)
 
 

@@ -109,10 +109,22 @@ def load_outline(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> 
 
 
 def resolve_device(name: str) -> str:
-    """Auto is the first GPU, else the CPU."""
+    """Auto is the first GPU, else the CPU.
+
+    Raises:
+        RequestError: there is no such device.
+    """
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(
+            f"device={name}: cannot be used: {_first_line(error)}; set engine.device and sft.device"
+        ) from error
+    return name
 
 
 def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:

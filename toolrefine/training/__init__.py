@@ -64,9 +64,10 @@ def check_template(base: Checkpoint, config: Config) -> None:
         RequestError: they do not, or there is no such model.
     """
     from toolrefine.chat import Chat
-    from toolrefine.models import generation_eos_ids, load_tokenizer, refuse_adapter, settle_prompt
+    from toolrefine.models import generation_eos_ids, load_tokenizer, refuse_adapter, resolve_device, settle_prompt
 
     refuse_adapter(base.model)
+    resolve_device(config.sft.device)
     settle_prompt(base, config.prompt.model_dump())
     trust = config.sft.trust_remote_code
     tokenizer = load_tokenizer(base, trust_remote_code=trust)
