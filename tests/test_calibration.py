@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from toolrefine import datasets
+from toolrefine import calibration, datasets
 from toolrefine.calibration import Budget, Calibration, calibrate, constrained_policies, policies, policy_sheet, to_toml
 from toolrefine.cli.calibrate import calibrate as verb
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
@@ -25,6 +25,7 @@ from toolrefine.formats import get_format
 from toolrefine.recipes import load_policy
 from toolrefine.refine import refine
 from toolrefine.rollout import to_prompt
+from toolrefine.rundir import Silent
 from toolrefine.types import Checkpoint, Completion, Prompt, Sample
 
 SAMPLED = SamplingParams(temperature=0.7, max_new_tokens=64)
@@ -75,6 +76,30 @@ def remembering(engine: Any, path: str = "") -> RememberingEngine:
 
 def find(samples: Sequence[Sample], engine: Any, **budget: float) -> Calibration:
     return calibrate(remembering(engine), samples, PromptConfig(), Budget(**budget), SAMPLED)
+
+
+class Heard(Silent):
+    """Keeps what progress is told: what and of how many, and how many were done."""
+
+    def __init__(self) -> None:
+        self.bars: list[tuple[str, int | None, list[int]]] = []
+
+    def begin(self, what: str, total: int | None) -> None:
+        self.bars.append((what, total, []))
+
+    def advance(self, done: int) -> None:
+        self.bars[-1][2].append(done)
+
+
+def test_progress_counts_the_samples_of_the_drafts_and_then_the_policies(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "CHUNK_SIZE", 4)
+    heard = Heard()
+    found = calibrate(remembering(World(samples)), samples, PromptConfig(), Budget(), SAMPLED, progress=heard)
+    (drafts, num_samples, chunks), (tried, num_policies, numbers) = heard.bars
+    assert (drafts, num_samples, chunks[0], chunks[-1]) == ("drafts", len(samples), 4, len(samples))
+    assert (tried, num_policies, numbers) == ("policies", len(found.candidates), [*range(1, len(numbers) + 1)])
 
 
 def test_the_best_policy_within_the_budget_is_chosen(samples: list[Sample]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -101,17 +101,21 @@ def calibrate(
     progress = progress or Silent()
     params = sampled.model_copy(update={"temperature": 0.0})
 
-    def run(config: RefinementConfig) -> list[Refinement]:
-        return [
-            refinement
-            for chunk in chunks(samples, CHUNK_SIZE)
-            for refinement in refine(engine, [to_prompt(sample) for sample in chunk], config, prompt, params)
-        ]
+    def run(config: RefinementConfig, advance: Callable[[int], None] = lambda done: None) -> list[Refinement]:
+        refinements: list[Refinement] = []
+        for chunk in chunks(samples, CHUNK_SIZE):
+            refinements += refine(engine, [to_prompt(sample) for sample in chunk], config, prompt, params)
+            advance(len(refinements))
+        return refinements
 
-    progress.begin("drafts", None)
-    drafts = run(FREE)
-    constrained = run(CONSTRAINED) if can_constrain(engine, samples, prompt, params) else []
-    progress.end("drafts", False)
+    def draft(what: str, config: RefinementConfig) -> list[Refinement]:
+        progress.begin(what, len(samples))
+        refinements = run(config, progress.advance)
+        progress.end(what, False)
+        return refinements
+
+    drafts = draft("drafts", FREE)
+    constrained = draft("constrained drafts", CONSTRAINED) if can_constrain(engine, samples, prompt, params) else []
     configs = list(policies(thresholds(drafts, samples), sampled.temperature))
     if constrained:
         configs += constrained_policies(thresholds(constrained, samples), sampled.temperature)
