@@ -97,9 +97,11 @@ def test_progress_counts_the_samples_of_the_drafts_and_then_the_policies(
     monkeypatch.setattr(calibration, "CHUNK_SIZE", 4)
     heard = Heard()
     found = calibrate(remembering(World(samples)), samples, PromptConfig(), Budget(), SAMPLED, progress=heard)
-    (drafts, num_samples, chunks), (tried, num_policies, numbers) = heard.bars
-    assert (drafts, num_samples, chunks[0], chunks[-1]) == ("drafts", len(samples), 4, len(samples))
-    assert (tried, num_policies, numbers) == ("policies", len(found.candidates), [*range(1, len(numbers) + 1)])
+    *drafts, tried = heard.bars
+    by_chunk = [*range(4, len(samples), 4), len(samples)]
+    assert drafts == [("drafts", len(samples), by_chunk), ("constrained drafts", len(samples), by_chunk)]
+    num_policies = len(found.candidates)
+    assert tried == ("policies", num_policies, [*range(1, num_policies + 1)])
 
 
 def test_the_best_policy_within_the_budget_is_chosen(samples: list[Sample]) -> None:
