@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from evidence.cells import Cell, Scale, Work, run_cells
 from evidence.doubts import run_doubt_cell
@@ -52,7 +53,7 @@ BASE_ARMS = (UNSUSPECTED, ORACLE)
 """Beside the full method and plain SFT."""
 REAL_ARMS = {0.2: (CHECKED, CHECKED_SCORED, ORACLE), 0.0: (SCORED,)}
 """Beside the same, by the share of labels made wrong."""
-MIXES = (("sampled", 0.0), ("greedy", 0.75), ("greedy", 0.9))
+MIXES: tuple[tuple[Literal["sampled", "greedy"], float], ...] = (("sampled", 0.0), ("greedy", 0.75), ("greedy", 0.9))
 """Refinement data: which drafts they show, and the share of them that is right already. Beside sampled ones half of
 which are right, which the policies are measured on."""
 MIX_POLICIES = (
@@ -185,18 +186,30 @@ def mix_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tup
     """3: refinement data of other drafts, and of more or fewer right ones."""
     for drafts, share in MIXES:
         for seed in seeds:
-            work = partial(
-                run_mix_cell,
-                study=study,
-                condition=f"{drafts} drafts, {share:.0%} right",
-                material=tool_world(FAMILIAR, 0.2, seed, scale),
-                corpus=CorpusConfig(drafts=drafts, right_draft_share=share),
-                held_out=partial(questions, partial(generate, FAMILIAR, scale.num_held_out, 4_000 + seed)),
-                policies=MIX_POLICIES,
-                seed=seed,
-                scale=scale,
-            )
-            yield f"{drafts}-{round(share * 100)}-{seed}", work
+            yield mix_cell(study, FAMILIAR, drafts, share, seed, scale)
+
+
+def shifted_mix_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
+    """3: refinement data of wrong drafts alone, in a domain unlike all that the model knows."""
+    for seed in seeds:
+        yield mix_cell(study, OTHER_STYLE, "sampled", 0.0, seed, scale)
+
+
+def mix_cell(
+    study: str, domain: str, drafts: Literal["sampled", "greedy"], share: float, seed: int, scale: Scale
+) -> tuple[str, Work]:
+    work = partial(
+        run_mix_cell,
+        study=study,
+        condition=f"{drafts} drafts, {share:.0%} right",
+        material=tool_world(domain, 0.2, seed, scale),
+        corpus=CorpusConfig(drafts=drafts, right_draft_share=share),
+        held_out=partial(questions, partial(generate, domain, scale.num_held_out, 4_000 + seed)),
+        policies=MIX_POLICIES,
+        seed=seed,
+        scale=scale,
+    )
+    return f"{drafts}-{round(share * 100)}-{seed}", work
 
 
 def real_cells(out: Path, study: str, seeds: range, scale: Scale) -> Iterator[tuple[str, Work]]:
@@ -258,6 +271,7 @@ STUDIES = {
     "shift": shift_cells,
     "policies": policy_cells,
     "mixes": mix_cells,
+    "shifted-mixes": shifted_mix_cells,
     "real": real_cells,
     "doubts": doubt_cells,
     "real-labels": real_label_cells,

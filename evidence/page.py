@@ -18,9 +18,20 @@ from toolrefine.intervals import Accuracy, Paired, measure
 from toolrefine.scoreboard import interval, percent
 
 TEMPLATE = "evidence.md.j2"
-STUDIES = ("noise", "shift", "policies", "mixes", "real", "doubts", "real-labels", "bases", "refined-bases")
+STUDIES = (
+    "noise",
+    "shift",
+    "policies",
+    "mixes",
+    "shifted-mixes",
+    "real",
+    "doubts",
+    "real-labels",
+    "bases",
+    "refined-bases",
+)
 GOAL_NOISE, GOAL_CLEAN = "20%", "0%"
-TRAINED = "observatory, trained"
+TRAINED, SHIFTED_TRAINED = "observatory, trained", "foundry, trained"
 NANO = "nano, qwen3-1.7M"
 USUAL_MIX = "sampled drafts, 50% right"
 FACTS = ("num_selected", "num_wrong_selected", "num_suspects", "num_wrong_suspects")
@@ -48,7 +59,7 @@ there is, for of right labels none is checked."""
 def write_page(results: Path, page: Path) -> None:
     """Write the page, and the plots into a folder of its name beside it."""
     plots = page.with_suffix("")
-    noise, shift, policies, mixes, real, doubts, real_labels, bases, refined = (
+    noise, shift, policies, mixes, shifted_mixes, real, doubts, real_labels, bases, refined = (
         group_cells(read_cells(results / f"{study}.jsonl")) for study in STUDIES
     )
     noise.sort(key=lambda group: float(group.condition.rstrip("%")))
@@ -59,6 +70,7 @@ def write_page(results: Path, page: Path) -> None:
     bases = beside(NANO, noise, GOAL_NOISE, bases)
     refined = beside(NANO, policies, TRAINED, refined)
     mixes = beside(USUAL_MIX, policies, TRAINED, mixes)
+    shifted_mixes = beside(USUAL_MIX, policies, SHIFTED_TRAINED, shifted_mixes)
     if refined:
         plot_compute(refined, plots / "bases.svg")
     for group in (*policies, *real):
@@ -83,6 +95,7 @@ def write_page(results: Path, page: Path) -> None:
         refined=gain_table("base", refined),
         policies=policy_sections(policies, plots.name),
         mixes=gain_table("refinement data", mixes),
+        shifted_mixes=gain_table("refinement data", shifted_mixes),
         real=policy_sections(real, plots.name),
         doubts=doubt_table(doubts),
         real_trainings=training_tables(real_labels),

@@ -73,10 +73,11 @@ def write_all(results: Path) -> None:
         ("shift", ("foundry, 20%",), ARMS),
         (
             "policies",
-            ("observatory, base", "observatory, trained"),
+            ("observatory, base", "observatory, trained", "foundry, trained"),
             ("draft", *POLICIES, "calibrated", "constrained decoding", "vote of 3 samples", "best of 5 samples"),
         ),
         ("mixes", ("greedy drafts, 50% right",), ("draft", "invalid: ask", "constrained decoding")),
+        ("shifted-mixes", ("sampled drafts, 0% right",), ("draft", "invalid: ask", "constrained decoding")),
         ("real", ("real data", "BFCL"), ("draft", *POLICIES, "calibrated")),
         (
             "real-labels",
@@ -111,6 +112,7 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
         "evidence/shift.svg",
         "evidence/policies-observatory-base.svg",
         "evidence/policies-observatory-trained.svg",
+        "evidence/policies-foundry-trained.svg",
         "evidence/policies-real-data.svg",
         "evidence/policies-BFCL.svg",
         "evidence/bases.svg",
@@ -122,6 +124,10 @@ def test_the_page_is_written_from_results_alone_and_the_same_every_time(tmp_path
     assert "| foundry, 20% | labels checked |" in text
     assert "| llama-1.7M | base |" in text
     assert "| greedy drafts, 50% right |" in text
+    familiar, shifted = text.split("In foundry:")
+    assert "| sampled drafts, 0% right |" in shifted
+    assert "| sampled drafts, 50% right |" in familiar
+    assert "| sampled drafts, 50% right |" in shifted
     assert "| real data, 20% | base |" in text
     assert "| real data, 20% | labels checked |" in text
     assert "| real data, 20% | labels checked and scored | 3 of 12 |" in text
