@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from toolrefine.benchmarking import DRAFTS, run_benchmark, vote
 from toolrefine.benchmarks.samples import SampleBenchmark
@@ -13,16 +15,18 @@ from toolrefine.benchmarks.task import Figure, Task
 from toolrefine.benchmarks.verdict import Verdict
 from toolrefine.config import BenchmarkConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
-from toolrefine.engines import NO_ROOM
+from toolrefine.engines import NO_ROOM, Follow, SamplingParams
 from toolrefine.engines.scripted import ScriptedEngine
 from toolrefine.errors import RequestError, RunDirError
+from toolrefine.evaluate import evaluate
 from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy, mcnemar
 from toolrefine.report import write_benchmark_report
 from toolrefine.results import ALL, DRAFT, REFINED, BenchmarkResult, build_result, compare_runs, read_answered
 from toolrefine.rundir import open_run
 from toolrefine.scoreboard import comparison_sheet, notes, sheets, to_markdown
-from toolrefine.types import Completion, Message, Outcome, Prompt, StopReason
+from toolrefine.show import print_answers
+from toolrefine.types import Completion, Message, Outcome, Prompt, Sample, StopReason
 
 MODEL = "a model"
 
@@ -128,6 +132,65 @@ def test_refinement_is_compared_with_the_draft_alone(tmp_path: Path) -> None:
     assert [each.correct for each in once.arms[1].by_round] == [3, 7]  # two refusals are the same answer
     assert [arm.accuracy.correct for arm in twice.arms] == [0, 7]
     assert (tmp_path / DRAFTS.path).exists()
+
+
+class Bound(ScriptedEngine):
+    """Says the number where it is constrained, and nothing of use by itself."""
+
+    def __init__(self) -> None:
+        self.bound = False
+        super().__init__(self.reply, logprob=lambda prompt, _: -5.0 if "round-" in prompt.id else -1.0)
+
+    def reply(self, prompt: Prompt, _: int) -> str:
+        return prompt.messages[0].content if self.bound else "what?"
+
+    def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
+        self.bound = params.constrain
+        return super().chain(prompts, params, follow)
+
+
+def test_a_constrained_answer_is_compared_with_what_the_model_says_by_itself(tmp_path: Path) -> None:
+    policy = RefinementConfig(max_rounds=1, how="resample", accept="likelier", constrain=True)
+    result = measure(tmp_path, Bound(), config_of(refinement=policy))
+    assert [[arm.accuracy.correct for arm in each.arms] for each in result.categories] == [[0, 7], [0, 7]]
+    draft, refined = result.categories[0].arms
+    assert (draft.calls_per_task, refined.calls_per_task) == (1.0, 2.0)
+    assert refined.against_draft is not None and refined.against_draft.fixed == 7
+    assert [each.correct for each in refined.by_round] == [7, 7]
+    assert "| 0 | 100.0 |" in to_markdown(sheets(result), notes(result))
+    console = Console(record=True, file=StringIO(), width=120)
+    print_answers(tmp_path, console, task_id="once-2")
+    shown = console.export_text()
+    assert "draft another number what?" in shown
+    assert "round 0 right 2" in shown
+    assert "round 1 not accepted 2" in shown
+    page = write_benchmark_report(tmp_path, read_answered(tmp_path), result).read_text()
+    assert page.index("Fixed by refinement") < page.index("<dt>draft</dt>") < page.index("<dt>round 0</dt>")
+    assert "not accepted" in page
+
+
+def test_a_constraint_alone_is_compared_too(tmp_path: Path) -> None:
+    result = measure(tmp_path, Bound(), config_of(refinement=RefinementConfig(max_rounds=0, constrain=True)))
+    assert [(arm.name, arm.accuracy.correct, arm.calls_per_task) for arm in result.categories[0].arms] == [
+        (DRAFT, 0, 1.0),
+        (REFINED, 7, 1.0),
+    ]
+
+
+def test_held_out_answers_hold_what_the_model_says_by_itself(samples: list[Sample]) -> None:
+    single = [sample for sample in samples if sample.kind == "single"][:3]
+    golds = {sample.id: get_format("pythonic").render(sample.target.tool_calls) for sample in single}
+    engine = Bound()
+    engine.answer = lambda prompt, _: golds[prompt.id] if engine.bound else "what?"
+    policy = RefinementConfig(max_rounds=0, constrain=True)
+    [bound] = evaluate(0, 4, engine, single, policy, PromptConfig(), max_new_tokens=9)
+    assert [(each.scores[0].correct, each.draft[0].text, each.draft[1].correct) for each in bound] == [
+        (True, "what?", False)
+    ] * 3
+    [plain] = evaluate(0, 4, engine, single, RefinementConfig(max_rounds=0), PromptConfig(), max_new_tokens=9)
+    assert [(each.alone, each.draft) for each in plain] == [
+        (None, (each.refinement.draft, each.scores[0])) for each in plain
+    ]
 
 
 def test_an_answer_that_had_no_room_is_wrong_and_counted(tmp_path: Path) -> None:

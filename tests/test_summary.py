@@ -75,6 +75,18 @@ def test_arms_count_fixed_and_broken_pair_by_pair() -> None:
     assert arms["iteration 1"].by_round == () and arms["iteration 1"].calls_per_sample == 1.0
 
 
+def test_a_model_is_measured_by_what_it_says_unconstrained() -> None:
+    items = [
+        item(name, *rounds).model_copy(update={"alone": (completion(text="alone"), RIGHT if alone else WRONG)})
+        for name, alone, *rounds in (("a", False, True), ("b", True, True), ("c", False, False, True))
+    ]
+    draft, refined = build_arms("d", {"base": items}, refined=True)
+    assert (draft.accuracy.correct, refined.accuracy.correct) == (1, 3)
+    assert [a.correct for a in refined.by_round] == [2, 3]
+    assert (draft.constrained, refined.constrained) == (False, True)
+    assert [(c.against, c.fixed, c.broken) for c in refined.comparisons] == [("base", 2, 0)]
+
+
 def test_arms_without_rounds_are_drafts_unless_refinement_is_on() -> None:
     answers = {"my-model": [item("a", True)], "nobody": []}
     assert [arm.name for arm in build_arms("d", answers, refined=False)] == ["my-model"]

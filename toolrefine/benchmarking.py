@@ -7,7 +7,7 @@ from itertools import islice
 
 from toolrefine.benchmarks.answers import Answer, Samples
 from toolrefine.benchmarks.task import Benchmark, Episode, Task
-from toolrefine.config import BenchmarkConfig, PromptConfig, RefinementConfig
+from toolrefine.config import UNREFINED, BenchmarkConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import majority
 from toolrefine.refine import Rounds, answer_all
@@ -18,7 +18,8 @@ from toolrefine.types import Completion, Prompt, Refinement
 TASKS = Stage("tasks.jsonl", Task)
 ANSWERS = Stage("answers.jsonl", Answer)
 DRAFTS = Stage("drafts.jsonl", Answer)
-"""Episodes without refinement, which changes their course; of other tasks the draft is round 0 of the answer."""
+"""Answers without refinement where it changes what comes first: the course of an episode, or a constrained draft. Of
+other tasks the draft is round 0 of the answer."""
 SAMPLES = Stage("samples.jsonl", Samples)
 
 
@@ -40,9 +41,9 @@ def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig,
     single: list[Task] = []
     for task in tasks:
         (episodes if benchmark.begin(task) else single).append(task)
-    if refinement.max_rounds and episodes:
-        once = refinement.model_copy(update={"max_rounds": 0})
-        run.stream(DRAFTS, config.chunk_size, len(episodes), answer, engine, benchmark, episodes, once, prompt, params)
+    apart = tasks if refinement.constrain else episodes if refinement.max_rounds else []
+    if apart:
+        run.stream(DRAFTS, config.chunk_size, len(apart), answer, engine, benchmark, apart, UNREFINED, prompt, params)
     if n := config.num_rival_samples:
         params = params.model_copy(update={"temperature": config.temperature})
         run.stream(SAMPLES, config.chunk_size, len(single), sample, engine, benchmark, single, params, n=n)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from toolrefine.config import MatchingConfig, PromptConfig, RefinementConfig
+from toolrefine.config import UNREFINED, MatchingConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.errors import ConfigError, RequestError
 from toolrefine.intervals import Accuracy, Paired, mcnemar, measure, paired
@@ -27,7 +27,6 @@ UNSURE_SHARES = (0.05, 0.1, 0.2, 0.4)
 RESAMPLES = (1, 2, 4, 8)
 ORDERS: tuple[dict[str, Any], ...] = ({}, *({"shuffle": True, "margin": margin} for margin in (0.5, 1.0)))
 MAX_P_VALUE = 0.05
-FREE = RefinementConfig(max_rounds=0)
 CONSTRAINED = RefinementConfig(max_rounds=0, constrain=True)
 
 NOTE = (
@@ -114,7 +113,7 @@ def calibrate(
         progress.end(what, False)
         return refinements
 
-    drafts = draft("drafts", FREE)
+    drafts = draft("drafts", UNREFINED)
     constrained = draft("constrained drafts", CONSTRAINED) if can_constrain(engine, samples, prompt, params) else []
     configs = list(policies(thresholds(drafts, samples), sampled.temperature))
     if constrained:
@@ -132,7 +131,7 @@ def calibrate(
     progress.end("policies", False)
     chosen = choose(candidates, budget)
     return Calibration(
-        refinement=chosen.refinement if chosen else FREE,
+        refinement=chosen.refinement if chosen else UNREFINED,
         n=len(samples),
         budget=budget,
         draft=measure(before),

@@ -311,6 +311,11 @@ class RefinementConfig(Record):
     """ask, explain. unchanged: as soon as an answer has been given before. never: after max_rounds, a fixed number."""
 
     @property
+    def acts(self) -> bool:
+        """Whether answers can be others than the model gives by itself."""
+        return self.max_rounds > 0 or self.constrain
+
+    @property
     def asks_afresh(self) -> bool:
         """Whether the model sees nothing of its answers when it is asked again."""
         return self.how in ("resample", "constrain")
@@ -319,6 +324,9 @@ class RefinementConfig(Record):
     def needs_constraint(self) -> bool:
         """Whether the engine must be able to keep answers to their tools."""
         return self.constrain or self.how == "constrain"
+
+
+UNREFINED = RefinementConfig(max_rounds=0)
 
 
 class EvaluationConfig(Record):

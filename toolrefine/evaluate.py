@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from toolrefine.config import MatchingConfig, PromptConfig, RefinementConfig
+from toolrefine.config import UNREFINED, MatchingConfig, PromptConfig, RefinementConfig
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import EXACT, score
 from toolrefine.refine import refine
 from toolrefine.rollout import chunks, to_prompt
-from toolrefine.types import EvalItem, Sample
+from toolrefine.types import Completion, EvalItem, Sample
 
 
 def evaluate(
@@ -26,14 +26,19 @@ def evaluate(
     """Yield the scored answers to samples[skip:], chunk_size at a time, in order."""
     params = SamplingParams(temperature=0.0, max_new_tokens=max_new_tokens)
     for chunk in chunks(samples[skip:], chunk_size):
-        refinements = refine(engine, [to_prompt(sample) for sample in chunk], refinement, prompt, params)
+        prompts = [to_prompt(sample) for sample in chunk]
+        refinements = refine(engine, prompts, refinement, prompt, params)
+        drafts: Sequence[Completion | None] = [None] * len(chunk)
+        if refinement.constrain:
+            drafts = [each.draft for each in refine(engine, prompts, UNREFINED, prompt, params)]
         yield [
             EvalItem(
                 sample_id=sample.id,
                 kind=sample.kind,
                 refinement=answered,
                 scores=tuple(score(completion, sample, matching) for completion in answered.answers),
+                alone=(draft, score(draft, sample, matching)) if draft else None,
             )
-            for sample, answered in zip(chunk, refinements, strict=True)
+            for sample, answered, draft in zip(chunk, refinements, drafts, strict=True)
         ]
         engine.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,8 @@ class Answered:
     config: BenchmarkConfig
     tasks: list[Task]
     answers: list[Answer]
+    drafts: dict[str, Answer]
+    """Task -> what the model says without refinement, where it was asked for that apart."""
     arms: dict[str, Arm]
 
 
@@ -150,11 +152,13 @@ def read_answered(folder: Path) -> Answered:
     if not (folder / ANSWERS.path).exists():
         raise RunDirError(f"{folder}: not complete; repeat the command that made it, which goes on from here")
     answers = load(folder, ANSWERS)
+    drafts = {each.task_id: each for each in load(folder, DRAFTS)}
     return Answered(
         config=config,
         tasks=load(folder, TASKS),
         answers=answers,
-        arms=collect_arms(answers, load(folder, DRAFTS), load(folder, SAMPLES), config),
+        drafts=drafts,
+        arms=collect_arms(answers, drafts, load(folder, SAMPLES), config),
     )
 
 
@@ -220,12 +224,11 @@ def ids_of(tasks: Sequence[Task], category: str) -> list[str]:
 
 
 def collect_arms(
-    answers: Sequence[Answer], drafts: Sequence[Answer], samples: Sequence[Samples], config: BenchmarkConfig
+    answers: Sequence[Answer], drafts: Mapping[str, Answer], samples: Sequence[Samples], config: BenchmarkConfig
 ) -> dict[str, Arm]:
     """Arm -> its outcomes; the rivals cover tasks of one step only."""
-    alone = {each.task_id: each for each in drafts}
-    arms = {DRAFT: {each.task_id: draft_outcome(alone.get(each.task_id, each)) for each in answers}}
-    if config.refinement.max_rounds:
+    arms = {DRAFT: {each.task_id: draft_outcome(drafts.get(each.task_id, each)) for each in answers}}
+    if config.refinement.acts:
         arms[REFINED] = {
             each.task_id: Outcome(each.verdicts[-1], each.answered, each.num_calls, each.num_tokens) for each in answers
         }

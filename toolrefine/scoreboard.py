@@ -54,7 +54,11 @@ def sheets(result: BenchmarkResult) -> Iterator[Sheet]:
             "Refinement, round by round",
             ("round", "right", "95 %"),
             [
-                (str(number) if number else "draft", percent(accuracy), interval(accuracy))
+                (
+                    str(number) if number or result.config.refinement.constrain else "draft",
+                    percent(accuracy),
+                    interval(accuracy),
+                )
                 for number, accuracy in enumerate(refined.by_round)
             ],
         )

@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from toolrefine.benchmarking import ANSWERS, TASKS
+from toolrefine.benchmarking import ANSWERS, DRAFTS, TASKS
 from toolrefine.errors import RequestError
 from toolrefine.formats import get_format
 from toolrefine.intervals import Accuracy
 from toolrefine.rundir import POOL, ROLLOUTS, Stage, evaluation_stage
 from toolrefine.summary import BASE, BASELINE, REFINED, Arm, Comparison, RunSummary, load
 from toolrefine.types import Completion, Message, Sample, Score, Suspect, Tool
+
+NOT_ACCEPTED = "[dim]not accepted[/]"
 
 
 def print_table(summary: RunSummary, console: Console) -> None:
@@ -133,8 +135,8 @@ def print_transcripts(
         for item in sorted(items, key=lambda item: -len(item.scores))[: None if sample_id else limit]:
             if sample_id in (None, item.sample_id) and item.sample_id in samples:
                 print_sample(samples[item.sample_id], console)
-                for number, (completion, score) in enumerate(zip(item.refinement.rounds, item.scores, strict=True)):
-                    print_answer(f"round {number}" if number else "draft", completion, score, console)
+                for label, completion, verdict in item.refinement.listed(item.scores, item.alone):
+                    print_answer(label, completion, verdict, console)
                 console.print(f"  stopped: {item.refinement.stop_reason.value}\n")
                 shown += 1
     if not shown:
@@ -151,6 +153,7 @@ def print_answers(folder: Path, console: Console, *, task_id: str | None = None,
         RequestError: the folder has no such task.
     """
     tasks = {task.id: task for task in load(folder, TASKS)}
+    drafts = {each.task_id: each for each in load(folder, DRAFTS)}
     wanted = [each for each in load(folder, ANSWERS) if task_id in (None, each.task_id)]
     if not wanted:
         raise RequestError(f"{folder}: has no answer to a task {task_id}; {TASKS.path} there lists the tasks")
@@ -163,11 +166,10 @@ def print_answers(folder: Path, console: Console, *, task_id: str | None = None,
                 console.print(f"  [dim]{message.role}[/] {plain(describe(message))}")
             console.print(f"  {mark(answer.verdicts[0].valid, answer.verdicts[0].error_type)}\n")
             continue
-        (step,) = answer.steps
-        for number, (completion, verdict) in enumerate(zip(step.rounds, answer.verdicts, strict=True)):
-            label = f"round {number}" if number else "draft"
-            console.print(f"  [dim]{label}[/] {mark(verdict.valid, verdict.error_type)} {plain(completion.text)}")
-        console.print(f"  stopped: {step.stop_reason.value}\n")
+        for label, completion, verdict in answer.listed(drafts.get(task.id)):
+            found = mark(verdict.valid, verdict.error_type) if verdict else NOT_ACCEPTED
+            console.print(f"  [dim]{label}[/] {found} {plain(completion.text)}")
+        console.print(f"  stopped: {answer.steps[0].stop_reason.value}\n")
 
 
 def print_suspects(suspects: Sequence[Suspect], pool: Sequence[Sample], console: Console) -> None:
@@ -195,9 +197,10 @@ def print_prompt(name: str, tools: Sequence[Tool], messages: Sequence[Message], 
         console.print(f"[dim]{message.role}[/] {plain(describe(message))}")
 
 
-def print_answer(label: str, completion: Completion, score: Score, console: Console) -> None:
-    """One answer with its verdict."""
-    console.print(f"  [dim]{label}[/] {mark(score.correct, score.reason.value)} {plain(completion.text)}")
+def print_answer(label: str, completion: Completion, score: Score | None, console: Console) -> None:
+    """One answer with its verdict, None where it was not accepted."""
+    found = mark(score.correct, score.reason.value) if score else NOT_ACCEPTED
+    console.print(f"  [dim]{label}[/] {found} {plain(completion.text)}")
 
 
 def mark(correct: bool, reason: str) -> str:

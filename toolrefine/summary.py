@@ -53,6 +53,8 @@ class Arm(Record):
     """single, parallel and no_call, as far as there are any."""
     by_round: tuple[Accuracy, ...]
     """After each round, the draft first; who has stopped keeps the last answer. Empty without refinement."""
+    constrained: bool = False
+    """by_round begins with constrained answers, and not with the drafts."""
     calls_per_sample: float
     """Calls of the model for an answer, what it costs: 1 without refinement."""
     stop_reasons: dict[StopReason, int]
@@ -161,7 +163,7 @@ def summarize(run_dir: Path) -> RunSummary:
         arms=tuple(
             arm
             for name in evaluation_names(run_dir, config)
-            for arm in build_arms(name, read_answers(run_dir, name), refined=config.refinement.max_rounds > 0)
+            for arm in build_arms(name, read_answers(run_dir, name), refined=config.refinement.acts)
         ),
         wall_s=read_wall_s(run_dir / "metrics.jsonl"),
     )
@@ -182,7 +184,7 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
     refined = refined or any(len(item.scores) > 1 for items in answers.values() for item in items)
     suffixes = ("", REFINED) if refined else ("",)
     verdicts = {
-        name + suffix: {item.sample_id: item.scores[-1 if suffix else 0].correct for item in items}
+        name + suffix: {item.sample_id: (item.scores[-1] if suffix else item.draft[1]).correct for item in items}
         for name, items in answers.items()
         for suffix in suffixes
     }
@@ -207,6 +209,7 @@ def build_arms(dataset: str, answers: Mapping[str, Sequence[EvalItem]], *, refin
                     by_round=measure_by_round([[each.correct for each in item.scores] for item in items])
                     if suffix
                     else (),
+                    constrained=bool(suffix) and any(item.alone for item in items),
                     calls_per_sample=sum(item.refinement.num_calls for item in items) / len(items) if suffix else 1.0,
                     stop_reasons=count_stop_reasons(items) if suffix else {},
                     comparisons=tuple(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
 
 
 class Record(BaseModel):
@@ -270,6 +273,21 @@ class Refinement(Record):
         """The answer that stands in the end."""
         return self.answers[-1]
 
+    def listed(
+        self, verdicts: Sequence[T], alone: tuple[Completion, T] | None = None
+    ) -> Iterator[tuple[str, Completion, T | None]]:
+        """Every answer under its name, with the verdict on it, None where it was not accepted.
+
+        Args:
+            verdicts: on the answer that stands after each round.
+            alone: what the model says by itself, and the verdict on that, where the first answer here is constrained.
+        """
+        if alone:
+            yield "draft", *alone
+        for number, (completion, verdict) in enumerate(zip(self.rounds, verdicts, strict=True)):
+            name = f"round {number}" if number or alone else "draft"
+            yield name, completion, None if number in self.rejected else verdict
+
 
 class Checkpoint(Record):
     """A model to load: a base, with an adapter on top where there is one."""
@@ -290,4 +308,11 @@ class EvalItem(Record):
     refinement: Refinement
     """A draft alone where refinement is off."""
     scores: tuple[Score, ...]
-    """Of the answer standing after each round, scores[0] of the draft."""
+    """Of the answer standing after each round, scores[0] of the first."""
+    alone: tuple[Completion, Score] | None = None
+    """What the model says by itself, where refinement constrains the first answer, too; None elsewhere."""
+
+    @property
+    def draft(self) -> tuple[Completion, Score]:
+        """What the model says by itself."""
+        return self.alone or (self.refinement.draft, self.scores[0])

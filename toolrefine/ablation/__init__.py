@@ -57,7 +57,7 @@ def ablate(config: Ablation, benchmarks: Sequence[Benchmark], run: RunDir) -> Ab
 
 def answer_held_out(arms: Sequence[Arm], full: Config, run: RunDir) -> dict[str, dict[tuple[str, Way], Answers]]:
     """The answers to the recipe's own evaluation sets; only those of fixed rounds have yet to be given."""
-    ways: tuple[Way, ...] = ("draft", "adaptive") if full.refinement.max_rounds else ("draft",)
+    ways: tuple[Way, ...] = ("draft", "adaptive") if full.refinement.acts else ("draft",)
     found = {
         name: {(arm.name, way): read_answers(arm.folder, name, way) for arm in arms for way in ways}
         for name in held_out_names(full)
@@ -88,7 +88,7 @@ def answer_benchmark(
         found |= {(arm.name, way): each for way, each in answers.items()}
         if fixed and arm.name == ITERATIVE:
             again = run.path / "benchmarks" / FIXED / benchmark.name
-            for stage in (TASKS, DRAFTS):  # drafts of episodes are answered without refinement
+            for stage in (TASKS, DRAFTS):  # drafts are answered without refinement
                 share(folder / stage.path, again / stage.path)
             changed = settings.model_copy(update={"refinement": fixed})
             found[arm.name, "fixed"] = run_external(again, arm.checkpoint, changed, benchmark, run)["adaptive"]

@@ -99,8 +99,10 @@ def folder_of(run: Path, iteration: int | None) -> Path:
 def read_answers(folder: Path, dataset: str, way: Way) -> Answers:
     """The answers to an evaluation set, with all their rounds or the drafts alone."""
     items = load(folder, evaluation_stage(dataset))
-    place, num_calls = (0, len(items)) if way == "draft" else (-1, sum(item.refinement.num_calls for item in items))
-    return Answers({item.sample_id: item.scores[place].correct for item in items}, num_calls / max(1, len(items)))
+    if way == "draft":
+        return Answers({item.sample_id: item.draft[1].correct for item in items}, 1.0)
+    num_calls = sum(item.refinement.num_calls for item in items)
+    return Answers({item.sample_id: item.scores[-1].correct for item in items}, num_calls / max(1, len(items)))
 
 
 def run_external(

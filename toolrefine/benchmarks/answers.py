@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from toolrefine.benchmarks.verdict import Verdict
 from toolrefine.types import Completion, Message, Record, Refinement
 
@@ -14,7 +16,7 @@ class Answer(Record):
     steps: tuple[Refinement, ...]
     """One for a task of one step; of an episode all, prompt_id saying which."""
     verdicts: tuple[Verdict, ...]
-    """Of a task of one step that of the answer standing after each round, the first of the draft; of an episode one."""
+    """Of a task of one step that of the answer standing after each round; of an episode one."""
     transcript: tuple[Message, ...] = ()
     """Of an episode: all that was said."""
 
@@ -22,6 +24,11 @@ class Answer(Record):
     def answered(self) -> bool:
         """Whether every step has an answer; one has none where its prompt leaves no room for it."""
         return not any(step.draft.had_no_room for step in self.steps)
+
+    def listed(self, alone: Answer | None = None) -> Iterator[tuple[str, Completion, Verdict | None]]:
+        """See Refinement.listed; of a task of one step. alone is its answer without refinement, where there is one."""
+        (step,) = self.steps
+        return step.listed(self.verdicts, (alone.steps[0].draft, alone.verdicts[0]) if alone else None)
 
     @property
     def num_calls(self) -> int:

@@ -56,9 +56,9 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Choose a refinement policy on a development set. Resumes where an earlier attempt stopped."""
-    from toolrefine.calibration import FREE, Budget, policy_sheet, to_toml
+    from toolrefine.calibration import Budget, policy_sheet, to_toml
     from toolrefine.calibration import calibrate as find_policy
-    from toolrefine.config import CalibrationConfig
+    from toolrefine.config import UNREFINED, CalibrationConfig
     from toolrefine.datasets import load_pool
     from toolrefine.engines import SamplingParams, open_engine
     from toolrefine.engines.answers import Answers
@@ -104,7 +104,7 @@ def calibrate(
         print_json({**found.model_dump(mode="json"), "out": str(out)})
         return
     print_sheet(policy_sheet(found), console())
-    if found.refinement != FREE:
+    if found.refinement != UNREFINED:
         typer.echo(f"policy   {out}")
     else:
         typer.echo(f"policy   {out}: no refinement: no candidate within the budget is surely better than the drafts")

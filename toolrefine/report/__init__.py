@@ -15,7 +15,7 @@ from toolrefine.benchmarks.answers import Answer
 from toolrefine.report import charts
 from toolrefine.report.excerpts import pick_suspects, pick_transcripts
 from toolrefine.report.words import points, tell
-from toolrefine.results import RESULT, Answered, BenchmarkResult, read_result
+from toolrefine.results import DRAFT, RESULT, Answered, BenchmarkResult, read_result
 from toolrefine.rundir import write_text
 from toolrefine.scoreboard import notes, sheets
 from toolrefine.show import describe, signature
@@ -94,9 +94,10 @@ def render(run_dir: Path) -> str:
 def render_benchmark(name: str, answered: Answered, result: BenchmarkResult) -> str:
     """The report of one benchmark as text."""
     tasks = {task.id: task for task in answered.tasks}
+    right_at_first = {task_id: outcome.right for task_id, outcome in answered.arms[DRAFT].items()}
     kinds: dict[str, Callable[[Answer], bool]] = {
-        "Fixed by refinement": lambda each: each.verdicts[-1].valid and not each.verdicts[0].valid,
-        "Broken by refinement": lambda each: each.verdicts[0].valid and not each.verdicts[-1].valid,
+        "Fixed by refinement": lambda each: each.verdicts[-1].valid and not right_at_first[each.task_id],
+        "Broken by refinement": lambda each: right_at_first[each.task_id] and not each.verdicts[-1].valid,
         "Wrong": lambda each: not each.verdicts[-1].valid,
     }
     sections = {
@@ -109,6 +110,7 @@ def render_benchmark(name: str, answered: Answered, result: BenchmarkResult) -> 
         .render(
             name=name,
             result=result,
+            drafts=answered.drafts,
             sheets=list(sheets(result)),
             notes=list(notes(result)),
             sections=[(heading, excerpts) for heading, excerpts in sections.items() if excerpts],

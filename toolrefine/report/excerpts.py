@@ -19,7 +19,8 @@ class Answer(Record):
 
     label: str
     completion: Completion
-    score: Score
+    score: Score | None
+    """None where it was not accepted."""
 
 
 class Transcript(Record):
@@ -64,13 +65,13 @@ def pick_held_out(run_dir: Path, dataset: str) -> list[Transcript]:
     base = {item.sample_id: item for item in answers[BASE]} if last != BASE else {}
     samples = {s.id: s for s in load(run_dir / "held_out", Stage(f"{dataset}.jsonl", Sample))}
     kinds = {
-        "fixed by refinement": lambda item: change(item.scores[0], item.scores[-1]) > 0,
-        "broken by refinement": lambda item: change(item.scores[0], item.scores[-1]) < 0,
+        "fixed by refinement": lambda item: change(item.draft[1], item.scores[-1]) > 0,
+        "broken by refinement": lambda item: change(item.draft[1], item.scores[-1]) < 0,
         "fixed by training": lambda item: (
-            item.sample_id in base and change(base[item.sample_id].scores[0], item.scores[0]) > 0
+            item.sample_id in base and change(base[item.sample_id].draft[1], item.draft[1]) > 0
         ),
         "broken by training": lambda item: (
-            item.sample_id in base and change(base[item.sample_id].scores[0], item.scores[0]) < 0
+            item.sample_id in base and change(base[item.sample_id].draft[1], item.draft[1]) < 0
         ),
     }
     return [
@@ -98,9 +99,10 @@ def first(items: Iterator[EvalItem]) -> list[EvalItem]:
 def list_answers(item: EvalItem, model: str, base: EvalItem | None) -> Iterator[Answer]:
     """The base's draft where it is given, then the model's draft and rounds."""
     if base is not None:
-        yield Answer(label=BASE, completion=base.refinement.draft, score=base.scores[0])
-    for number, (completion, score) in enumerate(zip(item.refinement.rounds, item.scores, strict=True)):
-        yield Answer(label=f"round {number}" if number else f"{model}", completion=completion, score=score)
+        completion, score = base.draft
+        yield Answer(label=BASE, completion=completion, score=score)
+    for label, completion, verdict in item.refinement.listed(item.scores, item.alone):
+        yield Answer(label=model if label == "draft" else label, completion=completion, score=verdict)
 
 
 def pick_rollouts(run_dir: Path, t: int) -> list[Transcript]:

@@ -152,7 +152,7 @@ class Exchange:
 
     def _lists_models(self, request: Request) -> bool:
         """Whether names with the suffix are to be listed, that is where they do what those without do not."""
-        has_names = self.config.opt_in and self.config.refinement.max_rounds > 0
+        has_names = self.config.opt_in and self.config.refinement.acts
         return has_names and request.method == b"GET" and request.target.partition(b"?")[0] == MODELS
 
     async def _pass(self, client: Client, request: Request, deadline: float) -> None:

@@ -152,5 +152,4 @@ def policy_of(
         if policy.max_rounds > max(config.limits.max_rounds, config.refinement.max_rounds):
             raise ConfigError(f"X-Toolrefine-Max-Rounds: {policy.max_rounds} is more than {config.limits.max_rounds}")
     asked = has_suffix or "max_rounds" in own
-    acts = policy.max_rounds > 0 or policy.constrain
-    return policy if acts and (asked or not config.opt_in) else None
+    return policy if policy.acts and (asked or not config.opt_in) else None
