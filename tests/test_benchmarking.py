@@ -144,6 +144,9 @@ class Bound(ScriptedEngine):
     def reply(self, prompt: Prompt, _: int) -> str:
         return prompt.messages[0].content if self.bound else "what?"
 
+    def _complete(self, text: str) -> Completion:
+        return super()._complete(text).model_copy(update={"bent": self.bound})
+
     def chain(self, prompts: Sequence[Prompt], params: SamplingParams, follow: Follow) -> list[list[Completion]]:
         self.bound = params.constrain
         return super().chain(prompts, params, follow)
@@ -187,6 +190,10 @@ def test_held_out_answers_hold_what_the_model_says_by_itself(samples: list[Sampl
     assert [(each.scores[0].correct, each.draft[0].text, each.draft[1].correct) for each in bound] == [
         (True, "what?", False)
     ] * 3
+    unbent = ScriptedEngine(lambda prompt, _: golds[prompt.id])
+    [kept] = evaluate(0, 4, unbent, single, policy, PromptConfig(), max_new_tokens=9)
+    assert unbent.num_prompts == 3
+    assert all(each.alone is None and each.draft[1].correct for each in kept)
     [plain] = evaluate(0, 4, engine, single, RefinementConfig(max_rounds=0), PromptConfig(), max_new_tokens=9)
     assert [(each.alone, each.draft) for each in plain] == [
         (None, (each.refinement.draft, each.scores[0])) for each in plain

@@ -17,6 +17,7 @@ from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, FileDataset, PromptConfig
 from toolrefine.corpus import direct_corpus
 from toolrefine.datasets import load_pool
+from toolrefine.datasets.toolworld import generate
 from toolrefine.engines import SamplingParams
 from toolrefine.engines.constraint import Constraint
 from toolrefine.engines.grammar import GRAMMARS, build_grammar
@@ -25,7 +26,8 @@ from toolrefine.engines.scoring import answer_ids
 from toolrefine.engines.transformers import TransformersEngine
 from toolrefine.errors import ConfigError
 from toolrefine.formats import get_format
-from toolrefine.refine import find_fault
+from toolrefine.nano import NANO_DIR
+from toolrefine.refine import find_fault, in_another_order
 from toolrefine.rollout import to_prompt
 from toolrefine.types import Checkpoint, Completion, Message, Outcome, Prompt, Sample, Tool, ToolCall
 
@@ -87,6 +89,22 @@ def test_log_probabilities_are_the_models_own(tiny_model: Path, samples: list[Sa
     for answer, found in zip(answers, engine.score(prompts, answers), strict=True):
         if len(answer_ids(engine.chat, answer)) == answer.num_tokens:
             assert found == pytest.approx((answer.mean_logprob or 0.0) * answer.num_tokens, abs=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["ours", "generate"])
+def test_an_answer_is_bent_where_it_would_be_another_without_the_constraint(decoder: str) -> None:
+    engine = load(NANO_DIR)
+    if decoder == "generate":
+        engine.decoder = None
+    prompts = [to_prompt(sample) for sample in generate("foundry", 24, 7)]
+    params = SamplingParams(temperature=0.0, max_new_tokens=60)
+    free = [group[0] for group in engine.sample(prompts, 1, params)]
+    bound = [group[0] for group in engine.sample(prompts, 1, params.model_copy(update={"constrain": True}))]
+    assert not any(answer.bent for answer in free)
+    assert 4 < sum(answer.bent for answer in bound) < 20
+    assert [answer.bent for answer in bound] == [
+        answer.text != alone.text for answer, alone in zip(bound, free, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("is_special", [True, False])
@@ -271,6 +289,14 @@ def test_a_long_enum_is_quick_and_tools_are_compiled_once(reader: Reader) -> Non
     tool = Tool(name="f", parameters={"type": "object", "properties": {"zone": {"type": "string", "enum": zones}}})
     assert reader.allows(build_grammar("pythonic", [tool]), f'[f(zone="{zones[-1]}")]')
     assert reader.constraint.guide([tool]) is reader.constraint.guide([tool])
+
+
+def test_shuffled_tools_share_their_grammar(reader: Reader, samples: list[Sample]) -> None:
+    several = next(sample for sample in samples if len(sample.tools) > 2)
+    prompt = to_prompt(several)
+    again = in_another_order(prompt.model_copy(update={"id": f"{prompt.id}/round-1"}))
+    assert again.tools != prompt.tools
+    assert reader.constraint.guide(again.tools) is reader.constraint.guide(prompt.tools)
 
 
 @given(text=st.text(st.sampled_from("f(a=1)[]{}\"'<> ,.ab"), min_size=1, max_size=12))

@@ -18,8 +18,8 @@ from toolrefine.types import Completion, Prompt, Refinement
 TASKS = Stage("tasks.jsonl", Task)
 ANSWERS = Stage("answers.jsonl", Answer)
 DRAFTS = Stage("drafts.jsonl", Answer)
-"""Answers without refinement where it changes what comes first: the course of an episode, or a constrained draft. Of
-other tasks the draft is round 0 of the answer."""
+"""Answers without refinement where it changes what comes first: the course of an episode, or a draft that a constraint
+bends. Of other tasks the draft is round 0 of the answer."""
 SAMPLES = Stage("samples.jsonl", Samples)
 
 
@@ -36,17 +36,17 @@ def run_benchmark(benchmark: Benchmark, engine: Engine, config: BenchmarkConfig,
     prompt = benchmark.prompt(config.prompt)
     params = SamplingParams(temperature=0.0, max_new_tokens=config.max_new_tokens, seed=config.seed)
     refinement = config.refinement
-    run.stream(ANSWERS, config.chunk_size, len(tasks), answer, engine, benchmark, tasks, refinement, prompt, params)
-    episodes: list[Task] = []
-    single: list[Task] = []
-    for task in tasks:
-        (episodes if benchmark.begin(task) else single).append(task)
-    apart = tasks if refinement.constrain else episodes if refinement.max_rounds else []
+    size = config.chunk_size
+    answers = run.stream(ANSWERS, size, len(tasks), answer, engine, benchmark, tasks, refinement, prompt, params)
+    episodes = {task.id for task in tasks if benchmark.begin(task)}
+    bent = {each.task_id for each in answers if refinement.constrain and each.steps[0].draft.bent}
+    apart = [task for task in tasks if task.id in episodes | bent] if refinement.acts else []
     if apart:
-        run.stream(DRAFTS, config.chunk_size, len(apart), answer, engine, benchmark, apart, UNREFINED, prompt, params)
+        run.stream(DRAFTS, size, len(apart), answer, engine, benchmark, apart, UNREFINED, prompt, params)
     if n := config.num_rival_samples:
         params = params.model_copy(update={"temperature": config.temperature})
-        run.stream(SAMPLES, config.chunk_size, len(single), sample, engine, benchmark, single, params, n=n)
+        single = [task for task in tasks if task.id not in episodes]
+        run.stream(SAMPLES, size, len(single), sample, engine, benchmark, single, params, n=n)
 
 
 def load_tasks(benchmark: Benchmark, limit: int | None) -> Iterator[Task]:

@@ -9,7 +9,7 @@ from toolrefine.engines import Engine, SamplingParams
 from toolrefine.matching import EXACT, score
 from toolrefine.refine import refine
 from toolrefine.rollout import chunks, to_prompt
-from toolrefine.types import Completion, EvalItem, Sample
+from toolrefine.types import EvalItem, Sample
 
 
 def evaluate(
@@ -28,17 +28,17 @@ def evaluate(
     for chunk in chunks(samples[skip:], chunk_size):
         prompts = [to_prompt(sample) for sample in chunk]
         refinements = refine(engine, prompts, refinement, prompt, params)
-        drafts: Sequence[Completion | None] = [None] * len(chunk)
-        if refinement.constrain:
-            drafts = [each.draft for each in refine(engine, prompts, UNREFINED, prompt, params)]
+        bent = [place for place, each in enumerate(refinements) if refinement.constrain and each.draft.bent]
+        unbound = refine(engine, [prompts[place] for place in bent], UNREFINED, prompt, params)
+        alone = {place: each.draft for place, each in zip(bent, unbound, strict=True)}
         yield [
             EvalItem(
                 sample_id=sample.id,
                 kind=sample.kind,
                 refinement=answered,
                 scores=tuple(score(completion, sample, matching) for completion in answered.answers),
-                alone=(draft, score(draft, sample, matching)) if draft else None,
+                alone=(alone[place], score(alone[place], sample, matching)) if place in alone else None,
             )
-            for sample, answered, draft in zip(chunk, refinements, drafts, strict=True)
+            for place, (sample, answered) in enumerate(zip(chunk, refinements, strict=True))
         ]
         engine.forget()

@@ -105,6 +105,9 @@ class Completion(Record):
     """Sampled tokens, the end-of-turn token included."""
     mean_logprob: float | None
     """Mean natural log-probability of those tokens at temperature 1; None where a server does not tell."""
+    bent: bool = False
+    """Whether a constraint did not allow, at some token, the one that the model found likeliest. A greedy answer that
+    is not bent is what the model says without the constraint."""
 
     @property
     def had_no_room(self) -> bool:
@@ -310,7 +313,7 @@ class EvalItem(Record):
     scores: tuple[Score, ...]
     """Of the answer standing after each round, scores[0] of the first."""
     alone: tuple[Completion, Score] | None = None
-    """What the model says by itself, where refinement constrains the first answer, too; None elsewhere."""
+    """What the model says by itself, where the first answer is bent by a constraint; None elsewhere."""
 
     @property
     def draft(self) -> tuple[Completion, Score]:

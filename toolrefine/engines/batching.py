@@ -29,6 +29,8 @@ class Sampled(NamedTuple):
     ids: tuple[int, ...]
     logprob: float
     """Sum over the tokens, at temperature 1."""
+    bent: bool = False
+    """See Completion."""
 
 
 @dataclass(eq=False)
@@ -124,6 +126,7 @@ class _Cursor:
     noise: np.ndarray[Any, Any]
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
+    bent: bool = False
 
 
 class Batch:
@@ -198,17 +201,20 @@ class Batch:
         rows = {node: row for row, node in enumerate(nodes)}
         logits = self.decoder.logits(self._states_of(nodes))
         guides = [node.guide for node in nodes]
+        allowed = allowed_tokens(guides, logits.shape[1], logits.device) if any(guides) else None
         tokens, logprobs = choose(
             logits,
             [rows[cursor.node] for cursor in self.cursors],
             [cursor.noise[cursor.node.depth] for cursor in self.cursors],
             self.params,
-            allowed_tokens(guides, logits.shape[1], logits.device) if any(guides) else None,
+            allowed,
         )
+        bent = bends(logits, allowed)
         going, ended, fresh = [], [], []
         for cursor, token, logprob in zip(self.cursors, tokens, logprobs, strict=True):
             cursor.ids.append(token)
             cursor.logprob += logprob
+            cursor.bent |= bent[rows[cursor.node]]
             if token in self.eos_ids or len(cursor.ids) == self.params.max_new_tokens:
                 ended.append(cursor)
                 continue
@@ -239,7 +245,7 @@ class Batch:
         """Take a completion in. With the last of a wave the next wave begins, or the prompt is done."""
         slot = cursor.node.slot
         slot.num_going -= 1
-        slot.done.append(Sampled(cursor.index, tuple(cursor.ids), cursor.logprob))
+        slot.done.append(Sampled(cursor.index, tuple(cursor.ids), cursor.logprob, cursor.bent))
         if slot.num_going or slot.waiting:
             return
         slot.job.on_wave(sorted(slot.done))
@@ -349,6 +355,13 @@ def choose(
         chosen_c = _invert(probabilities, rows_c, torch.tensor(noise, dtype=torch.double, device=rows_c.device))
     logprobs_c = logits_uv[rows_c, chosen_c] - logits_uv.logsumexp(dim=-1)[rows_c]
     return chosen_c.tolist(), logprobs_c.tolist()
+
+
+def bends(logits_uv: torch.Tensor, allowed_uv: torch.Tensor | None) -> list[bool]:
+    """Of each of U distributions, whether its likeliest token is not allowed."""
+    if allowed_uv is None:
+        return [False] * len(logits_uv)
+    return (~allowed_uv.gather(1, logits_uv.argmax(dim=-1, keepdim=True)))[:, 0].tolist()
 
 
 def _invert(probabilities_uv: torch.Tensor, rows_c: torch.Tensor, noise_c: torch.Tensor) -> torch.Tensor:

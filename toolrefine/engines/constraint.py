@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -68,15 +69,18 @@ class Constraint:
         # Qwen marks <tool_call> as no special token, but llguidance holds every added token in angle brackets for one.
         added = chat.tokenizer.get_added_vocab()
         self.specials = {text for text, token in added.items() if self.tokenizer.is_special_token(token)}
-        self.guides: dict[str, Guide | None] = {}
+        self.guides: dict[tuple[str, ...], Guide | None] = {}
 
     def guide(self, tools: Sequence[Tool]) -> Guide | None:
-        """The guide of an answer's first token; None where there are no tools, or where these do not make a grammar."""
-        key = "\n".join(tool.model_dump_json() for tool in tools)
+        """The guide of an answer's first token; None where there are no tools, or where these do not make a grammar.
+
+        The order of tools and parameters makes no difference: shuffled ones share their guide.
+        """
+        key = tuple(sorted(json.dumps(tool.model_dump(mode="json"), sort_keys=True) for tool in tools))
         if key not in self.guides:
             if len(self.guides) == MAX_GRAMMARS:
                 self.guides.clear()
-            self.guides[key] = self._compile(tools)
+            self.guides[key] = self._compile([Tool.model_validate(json.loads(tool)) for tool in key])
         return self.guides[key]
 
     def _compile(self, tools: Sequence[Tool]) -> Guide | None:

@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor
 
 from toolrefine.engines import SamplingParams
-from toolrefine.engines.batching import Job, Sampled, choose
+from toolrefine.engines.batching import Job, Sampled, bends, choose
 from toolrefine.engines.constraint import Guide, allowed_tokens
 
 
@@ -23,16 +23,14 @@ def generate(model: Any, jobs: Sequence[Job], params: SamplingParams, eos_ids: s
             same = list(group)
             for start in range(0, len(same), max_rows):
                 batch = same[start : start + max_rows]
-                for (job, number), (ids, logprob) in zip(batch, _generate(model, batch, params, eos_ids), strict=True):
-                    done.setdefault(job, []).append(Sampled(number, ids, logprob))
+                for (job, _), item in zip(batch, _generate(model, batch, params, eos_ids), strict=True):
+                    done.setdefault(job, []).append(item)
         for job, sampled in done.items():
             job.on_wave(sampled)
         jobs = [following for job in done if (following := job.follow())]
 
 
-def _generate(
-    model: Any, batch: Sequence[tuple[Job, int]], params: SamplingParams, eos_ids: set[int]
-) -> list[tuple[tuple[int, ...], float]]:
+def _generate(model: Any, batch: Sequence[tuple[Job, int]], params: SamplingParams, eos_ids: set[int]) -> list[Sampled]:
     ids = torch.tensor([job.ids for job, _ in batch], device=model.device)
     noise_rs = [job.noise(number).tolist() for job, number in batch]
     chooser = _Chooser(noise_rs, [job.guide for job, _ in batch], params)
@@ -47,9 +45,9 @@ def _generate(
         pad_token_id=min(eos_ids, default=0),
     )
     answers = []
-    for tokens, logprobs in zip(chooser.tokens, chooser.logprobs, strict=True):
+    for (_, number), tokens, logprobs, bent in zip(batch, chooser.tokens, chooser.logprobs, chooser.bent, strict=True):
         end = next((place + 1 for place, token in enumerate(tokens) if token in eos_ids), len(tokens))
-        answers.append((tuple(tokens[:end]), sum(logprobs[:end])))
+        answers.append(Sampled(number, tuple(tokens[:end]), sum(logprobs[:end]), any(bent[:end])))
     return answers
 
 
@@ -60,6 +58,7 @@ class _Chooser(LogitsProcessor):
         self.noise_rs, self.guides, self.params = noise_rs, guides, params
         self.tokens: list[list[int]] = [[] for _ in noise_rs]
         self.logprobs: list[list[float]] = [[] for _ in noise_rs]
+        self.bent: list[list[bool]] = [[] for _ in noise_rs]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         rows = range(len(scores))
@@ -67,9 +66,10 @@ class _Chooser(LogitsProcessor):
         allowed = allowed_tokens(self.guides, scores.shape[1], scores.device) if any(self.guides) else None
         tokens, logprobs = choose(scores, rows, [noise[step] for noise in self.noise_rs], self.params, allowed)
         self.guides = [guide and guide.after(token) for guide, token in zip(self.guides, tokens, strict=True)]
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+        for row, token, logprob, bent in zip(rows, tokens, logprobs, bends(scores, allowed), strict=True):
             self.tokens[row].append(token)
             self.logprobs[row].append(logprob)
+            self.bent[row].append(bent)
         chosen = torch.full_like(scores, -torch.inf)
         chosen[list(rows), tokens] = 0.0
         return chosen

@@ -206,6 +206,7 @@ class TransformersEngine:
                     outcome=parsed.outcome,
                     num_tokens=len(item.ids),
                     mean_logprob=round(item.logprob / len(item.ids), 6),
+                    bent=item.bent,
                 )
             completions.append(known[item.ids])
         return completions
