@@ -1,4 +1,4 @@
-# make demo: the whole method in five minutes. make check test: what CI runs.
+# make demo: the whole method in seven minutes. make check test: what CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
 
