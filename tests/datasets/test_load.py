@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from toolrefine.config import Dataset, FileDataset, ToolworldDataset
 from toolrefine.datasets import READERS, Quarantine, dataset_name, load_dataset, load_pool, open_quarantine
+from toolrefine.datasets.prompts import load_prompts
 from toolrefine.errors import DataError, RowError
 from toolrefine.matching import schema_violation
 from toolrefine.types import Sample
@@ -343,3 +344,13 @@ def test_real_data(tmp_path: Path, name: str, num_rows: int, num_bad: int) -> No
     assert len(pool) + len(bad) == num_rows
     assert len(bad) == num_bad
     assert len({sample.id for sample in pool}) == len(pool)
+
+
+def test_a_prompt_has_the_id_of_its_sample(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "?"}], "tools": [], "target": []}
+    path = tmp_path / "ho.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "id": "own"}) + "\n", encoding="utf-8")
+    prompts, num_bad = load_prompts(path, tmp_path / "bad.jsonl")
+    samples = load_pool([FileDataset(format="canonical", source=str(path))])
+    assert [prompt.id for prompt in prompts] == [sample.id for sample in samples] == ["ho:1", "own"]
+    assert num_bad == 0
