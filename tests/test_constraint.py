@@ -91,6 +91,14 @@ def test_log_probabilities_are_the_models_own(tiny_model: Path, samples: list[Sa
             assert found == pytest.approx((answer.mean_logprob or 0.0) * answer.num_tokens, abs=1e-3)
 
 
+def test_what_a_choice_holds_is_written_in_its_own_order(reader: Reader) -> None:
+    schema = {"type": "object", "properties": {"b": {"enum": [{"y": 1, "x": 2}]}, "a": {"type": "integer"}}}
+    guide = reader.constraint.guide([Tool(name="f", parameters=schema)])
+    for token in reader.constraint.tokenizer.tokenize_bytes(b'[f(b={"y": 1, "x": 2}, a=3)]'):
+        assert guide is not None and guide.bits[token // 8] >> token % 8 & 1
+        guide = guide.after(token)
+
+
 @pytest.mark.parametrize("decoder", ["ours", "generate"])
 def test_an_answer_is_bent_where_it_would_be_another_without_the_constraint(decoder: str) -> None:
     engine = load(NANO_DIR)

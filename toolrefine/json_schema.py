@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from toolrefine.matching import MAX_CHECKS, schema_violation
@@ -191,6 +192,16 @@ def allows(schema: dict[str, Any], value: Any, max_checks: int = MAX_CHECKS) -> 
     """Whether a value fits the schema of a parameter."""
     tool = Tool(name="tool", parameters={"type": "object", "properties": {"value": schema}})
     return schema_violation([ToolCall(name="tool", arguments={"value": value})], [tool], max_checks) is None
+
+
+def reorder_properties(
+    schema: dict[str, Any], order: Callable[[list[tuple[str, Any]]], Iterable[tuple[str, Any]]]
+) -> dict[str, Any]:
+    """A schema that allows the same, with its properties, pairs of name and schema, in another order."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return schema
+    return {**schema, "properties": dict(order([*properties.items()]))}
 
 
 def _is_schema(parameters: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from toolrefine.config import PromptConfig, RefinementConfig
 from toolrefine.corpus import refine_messages
 from toolrefine.engines import Engine, SamplingParams
 from toolrefine.errors import RequestError
+from toolrefine.json_schema import reorder_properties
 from toolrefine.matching import same_calls, schema_violation
 from toolrefine.types import Completion, Outcome, Prompt, Refinement, StopReason, Tool
 
@@ -184,10 +185,7 @@ def in_another_order(prompt: Prompt) -> Prompt:
 
 def shuffle_properties(schema: dict[str, Any], rng: Random) -> dict[str, Any]:
     """A schema that allows the same, with its properties in another order."""
-    properties = schema.get("properties")
-    if not isinstance(properties, dict):
-        return schema
-    return {**schema, "properties": dict(shuffle(list(properties.items()), rng))}
+    return reorder_properties(schema, lambda properties: shuffle(properties, rng))
 
 
 def shuffle(items: Sequence[T], rng: Random) -> list[T]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,6 +13,7 @@ import torch
 from toolrefine.chat import Chat
 from toolrefine.engines.grammar import GRAMMARS, build_grammar
 from toolrefine.errors import ConfigError
+from toolrefine.json_schema import reorder_properties
 from toolrefine.types import Tool
 
 log = logging.getLogger(__name__)
@@ -69,18 +69,22 @@ class Constraint:
         # Qwen marks <tool_call> as no special token, but llguidance holds every added token in angle brackets for one.
         added = chat.tokenizer.get_added_vocab()
         self.specials = {text for text, token in added.items() if self.tokenizer.is_special_token(token)}
-        self.guides: dict[tuple[str, ...], Guide | None] = {}
+        self.guides: dict[str, Guide | None] = {}
 
     def guide(self, tools: Sequence[Tool]) -> Guide | None:
         """The guide of an answer's first token; None where there are no tools, or where these do not make a grammar.
 
-        The order of tools and parameters makes no difference: shuffled ones share their guide.
+        The order of tools and of their parameters makes no difference: shuffled ones share their guide.
         """
-        key = tuple(sorted(json.dumps(tool.model_dump(mode="json"), sort_keys=True) for tool in tools))
+        in_order = [
+            tool.model_copy(update={"parameters": reorder_properties(tool.parameters, sorted)}) for tool in tools
+        ]
+        texts = {tool.model_dump_json(): tool for tool in in_order}
+        key = "\n".join(sorted(texts))
         if key not in self.guides:
             if len(self.guides) == MAX_GRAMMARS:
                 self.guides.clear()
-            self.guides[key] = self._compile([Tool.model_validate(json.loads(tool)) for tool in key])
+            self.guides[key] = self._compile([texts[text] for text in sorted(texts)])
         return self.guides[key]
 
     def _compile(self, tools: Sequence[Tool]) -> Guide | None:
