@@ -118,12 +118,15 @@ def resolve_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    mend = "set engine.device and sft.device"
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise RequestError(
-            f"device={name}: cannot be used: {_first_line(error)}; set engine.device and sft.device"
-        ) from error
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"device={name}: cannot be used: {_first_line(error)}; {mend}") from error
+    # Counted, not tried: that would take memory on it, which a server may need.
+    num_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise RequestError(f"device={name}: cannot be used: torch finds {num_gpus} GPUs; {mend}")
     return name
 
 
