@@ -198,23 +198,24 @@ class Batch:
     def _choose(self) -> list[_Node]:
         """Let every completion go on by one token; returns the nodes that this adds, which are to be computed."""
         nodes = list(dict.fromkeys(cursor.node for cursor in self.cursors))
-        rows = {node: row for row, node in enumerate(nodes)}
+        row_of = {node: row for row, node in enumerate(nodes)}
+        rows = [row_of[cursor.node] for cursor in self.cursors]
         logits = self.decoder.logits(self._states_of(nodes))
         guides = [node.guide for node in nodes]
         allowed = allowed_tokens(guides, logits.shape[1], logits.device) if any(guides) else None
         tokens, logprobs = choose(
             logits,
-            [rows[cursor.node] for cursor in self.cursors],
+            rows,
             [cursor.noise[cursor.node.depth] for cursor in self.cursors],
             self.params,
             allowed,
         )
         bent = bends(logits, allowed)
         going, ended, fresh = [], [], []
-        for cursor, token, logprob in zip(self.cursors, tokens, logprobs, strict=True):
+        for cursor, row, token, logprob in zip(self.cursors, rows, tokens, logprobs, strict=True):
             cursor.ids.append(token)
             cursor.logprob += logprob
-            cursor.bent |= bent[rows[cursor.node]]
+            cursor.bent |= bent[row]
             if token in self.eos_ids or len(cursor.ids) == self.params.max_new_tokens:
                 ended.append(cursor)
                 continue
