@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditiona
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
 from toolrefine.engines import NO_ROOM, Accept, SamplingParams, attention
-from toolrefine.engines.attention import Beginnings, Prefix
+from toolrefine.engines.attention import Beginnings, Prefix, SharedPrefixCache
 from toolrefine.engines.batching import Batch, choose
 from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.openai import OpenAIEngine
@@ -227,6 +227,32 @@ def test_completions_do_not_depend_on_the_batch(
     assert len({text for group in texts for text in group}) > 8
     for group, other in zip(together, small, strict=True):
         assert [c.mean_logprob for c in group] == pytest.approx([c.mean_logprob for c in other], abs=1e-5)
+
+
+def test_prompts_keep_to_their_memory(tiny_model: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = [to_prompt(sample) for sample in samples]
+    wordy = Message(role="system", content="word " * 200)
+    long = [prompt.model_copy(update={"messages": (wordy, *prompt.messages)}) for prompt in short[:6]]
+    chat, decoder = load(tiny_model).chat, load(tiny_model).decoder
+    max_bytes = 2.5 * max(decoder.slot_bytes(len(chat.prompt_ids(prompt.messages, prompt.tools))) for prompt in long)
+    engine = load(tiny_model, prefix_cache_gb=max_bytes / 2**30)
+    sizes: list[int] = []
+    nums_slots: list[int] = []
+    add = SharedPrefixCache.add
+
+    def measured(cache: SharedPrefixCache, *arguments: Any) -> None:
+        add(cache, *arguments)
+        sizes.append(sum(each.nbytes for layer in cache.prefix for each in layer))
+        nums_slots.append(len(cache.slots))
+
+    monkeypatch.setattr(SharedPrefixCache, "add", measured)
+    for prompts in (short, long, [*long, *short]):
+        nums_slots.clear()
+        together = engine.sample(prompts, 2, SAMPLED)
+        assert max(nums_slots) > 1
+        for prompt, answers in zip(prompts, together, strict=True):
+            assert [one.text for one in answers] == [one.text for one in engine.sample([prompt], 2, SAMPLED)[0]]
+    assert max(sizes) <= max_bytes
 
 
 def test_tokens_that_completions_agree_on_are_computed_once(tiny_model: Path, samples: list[Sample]) -> None:

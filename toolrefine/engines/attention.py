@@ -42,24 +42,52 @@ class Prefix(NamedTuple):
         return min(num_common(self.ids, ids), len(ids) - 1)
 
 
+def num_places(num_tokens: int) -> int:
+    """Tokens that there is room for in a slot of a cache that holds num_tokens."""
+    return -(-num_tokens // 64) * 64
+
+
 class SharedPrefixCache(Cache):
     """Keys and values of prompts in slots, and of what rows 0 to R - 1 have sampled behind them.
 
     Keys of prompts are kept transposed: small products with a transposed view are several times slower on a CPU.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, num_layers: int, num_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """num_heads is H, head_dim D."""
         super().__init__(layers=[])
-        self.device = device
+        self.num_heads, self.head_dim, self.dtype, self.device = num_heads, head_dim, dtype, device
         self.slots: list[int] = []
         """Which slot is at each place of the first dimension of `prefix`."""
         self.lengths: dict[int, int] = {}
         """Slot -> tokens of its prompt."""
-        self.prefix: Layers = []
+        self.prefix: Layers = [self._zeros(0, 0) for _ in range(num_layers)]
         """Keys (places, H, D, P) and values (places, H, P, D), with room for more slots and tokens."""
         self.suffix: Layers = []
         """Keys and values (rows, H, S, D), with room for more rows and tokens."""
         self.rows: Rows
+
+    def reserve(self, num_slots: int, num_tokens: int, max_slots: int) -> None:
+        """Make room for num_slots slots in all, of num_tokens tokens; for more of them only up to max_slots."""
+        slots, places = self.prefix[0][1].shape[::2]
+        if slots >= num_slots and places >= num_tokens:
+            return
+        slots = max(num_slots, min(slots if slots >= num_slots else slots * 3 // 2, max_slots))
+        used, longest = len(self.slots), max(self.lengths.values(), default=0)
+        # Layer by layer, so that no more than one is in memory twice.
+        for layer, (old_keys, old_values) in enumerate(self.prefix):
+            keys, values = self._zeros(slots, num_places(num_tokens))
+            keys[:used, :, :, :longest] = old_keys[:used, :, :, :longest]
+            values[:used, :, :longest] = old_values[:used, :, :longest]
+            self.prefix[layer] = keys, values
+
+    def _zeros(self, slots: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer: what is masked must still be finite."""
+        h, d = self.num_heads, self.head_dim
+        keys = torch.zeros((slots, h, d, places), dtype=self.dtype, device=self.device)
+        return keys, keys.new_zeros((slots, h, places, d))
 
     def add(
         self,
@@ -69,11 +97,10 @@ class SharedPrefixCache(Cache):
         nums_shared: Sequence[int],
         nums_new: Sequence[int],
     ) -> None:
-        """Put prompts into slots: the first tokens of known ones, then what has been prefilled (b, H, p, D)."""
+        """Put prompts into reserved slots: the first tokens of known ones, then what is prefilled (b, H, p, D)."""
         start, b = len(self.slots), len(slots)
         self.slots += slots
         self.lengths |= {slot: shared + new for slot, shared, new in zip(slots, nums_shared, nums_new, strict=True)}
-        self._make_room(prompts)
         for layer, ((keys, values), new) in enumerate(zip(self.prefix, prompts.layers, strict=True)):
             if not known:
                 p = new.keys.shape[2]
@@ -86,26 +113,6 @@ class SharedPrefixCache(Cache):
                 values[start + row, :, :shared] = old_values[:, :shared]
                 keys[start + row, :, :, shared : shared + num] = new.keys[row, :, :num].transpose(1, 2)
                 values[start + row, :, shared : shared + num] = new.values[row, :, :num]
-
-    def _make_room(self, like: DynamicCache) -> None:
-        """Grow the slots. Fresh places hold zeros: what is masked must still be finite."""
-        _, h, _, d = like.layers[0].keys.shape
-        slots, places = self.prefix[0][1].shape[::2] if self.prefix else (0, 0)
-        longest = max(self.lengths.values())
-        if slots >= len(self.slots) and places >= longest:
-            return
-        if slots < len(self.slots):
-            slots = max(slots * 3 // 2, len(self.slots))
-        places = max(places, -(-longest // 64) * 64)
-        grown = []
-        for index, layer in enumerate(like.layers):
-            keys, values = layer.keys.new_zeros((slots, h, d, places)), layer.keys.new_zeros((slots, h, places, d))
-            if self.prefix:
-                old_keys, old_values = self.prefix[index]
-                keys[: old_keys.shape[0], :, :, : old_keys.shape[3]] = old_keys
-                values[: old_keys.shape[0], :, : old_keys.shape[3]] = old_values
-            grown.append((keys, values))
-        self.prefix = grown
 
     def remove(self, slot: int) -> None:
         """Empty a slot."""

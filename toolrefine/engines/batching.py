@@ -161,17 +161,19 @@ class Batch:
         room = self.max_rows - sum(slot.job.room for slot in self.slots)
         if self.slots and (not self.decoder.can_refill or room < self.max_rows / 4):
             return
-        longest = max((len(slot.job.ids) for slot in self.slots), default=0)
+        num_slots, num_tokens = len(self.slots), max((len(slot.job.ids) for slot in self.slots), default=0)
         jobs: list[Job] = []
         while self.queue:
-            job, num_slots = self.queue[0], len(self.slots) + len(jobs)
+            job = self.queue[0]
             job.wave = job.wave or job.next_wave(0)
-            longest = max(longest, len(job.ids))
+            longest = max(num_tokens, len(job.ids))
             size = (num_slots + 1) * self.decoder.slot_bytes(longest)
             if num_slots and (job.room > room or size > self.max_bytes):
                 break
             jobs.append(self.queue.popleft())
             room -= job.room
+            num_slots, num_tokens = num_slots + 1, longest
+        self.decoder.reserve(num_slots, num_tokens, self.max_bytes)
         self._add([job for job in jobs if job.known is None])
         self._add([job for job in jobs if job.known is not None])
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from toolrefine.engines.attention import ATTENTION, Beginnings, Layers, Prefix, SharedPrefixCache
+from toolrefine.engines.attention import ATTENTION, Beginnings, Layers, Prefix, SharedPrefixCache, num_places
 
 SHARED_PREFIX_MODELS = {"llama", "mistral", "qwen2", "qwen3"}
 """model_type of the architectures whose attention is known to pass its keyword arguments on."""
@@ -31,8 +31,15 @@ class Decoder(Protocol):
     can_refill: bool
     """Whether a prompt can be added or removed while others go on, and rows be saved."""
 
+    def reserve(self, num_slots: int, num_tokens: int, max_bytes: float) -> None:
+        """Make room for num_slots prompts in all, of num_tokens tokens at most: in max_bytes, but for one always."""
+        ...
+
     def add(self, slots: Sequence[int], prompts: Sequence[list[int]], known: Sequence[Prefix | None]) -> torch.Tensor:
-        """Put prompts into new slots; returns the states (b, C) after them. known are tokens that they begin with."""
+        """Put prompts into new slots, for which there is room; returns the states (b, C) after them.
+
+        known are tokens that they begin with.
+        """
         ...
 
     def remove(self, slot: int) -> None:
@@ -96,7 +103,16 @@ class SharedPrefixDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.cache = SharedPrefixCache(model.device)
+        config = model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        num_layers, num_heads = config.num_hidden_layers, config.num_key_value_heads
+        self.cache = SharedPrefixCache(num_layers, num_heads, head_dim, model.dtype, model.device)
+        self.token_bytes: int = 2 * num_layers * num_heads * head_dim * model.dtype.itemsize
+        """Keys and values of a token."""
+
+    def reserve(self, num_slots: int, num_tokens: int, max_bytes: float) -> None:
+        """See Decoder."""
+        self.cache.reserve(num_slots, num_tokens, int(max_bytes // self.slot_bytes(num_tokens)))
 
     def add(self, slots: Sequence[int], prompts: Sequence[list[int]], known: Sequence[Prefix | None]) -> torch.Tensor:
         """Right padding and causal attention: no mask is needed, what follows a prompt's end is never looked at.
@@ -170,10 +186,7 @@ class SharedPrefixDecoder:
 
     def slot_bytes(self, num_tokens: int) -> int:
         """See Decoder."""
-        config = self.model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * num_tokens
-        return int(numbers * self.model.dtype.itemsize)
+        return num_places(num_tokens) * self.token_bytes
 
 
 class ExpandedDecoder:
@@ -188,6 +201,9 @@ class ExpandedDecoder:
         """(R, tokens so far): which of them are padding."""
         self.row_slots: list[int] = []
         """Slot of each row of the last step; at first every slot has one."""
+
+    def reserve(self, num_slots: int, num_tokens: int, max_bytes: float) -> None:
+        """See Decoder: prompts take what they need."""
 
     def add(self, slots: Sequence[int], prompts: Sequence[list[int]], known: Sequence[Prefix | None]) -> torch.Tensor:
         """Left padding, so that every row goes on at the same place. Takes the place of all earlier prompts."""

@@ -43,7 +43,7 @@ def logprobs_of(model: Any, decoder: Any, given: Sequence[Given], max_bytes: flo
     if not given:
         return []
     if isinstance(decoder, SharedPrefixDecoder):
-        return _score_families(model, given, int(max_bytes // decoder.slot_bytes(1)))
+        return _score_families(model, given, int(max_bytes // decoder.token_bytes))
     # Padding could leave its mark in a state that is more than keys and values.
     max_tokens = PREFILL_TOKENS[model.device.type] if decoder is not None else 0
     scores: list[float] = []
