@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import REPO, make_tiny_model
 from typer.testing import CliRunner
 
@@ -48,6 +49,18 @@ def test_a_full_disk_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tm
     line = result.stderr.splitlines()[-1]
     assert line.startswith("error: [Errno 28]")
     assert line.endswith("make room, and the same command goes on from here")
+
+
+def test_a_full_gpu_is_told_with_what_takes_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full_gpu(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr(loop, "load_samples", full_gpu)
+    result = run("train", DEMO, f"run={tmp_path}")
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("error: CUDA out of memory; ")
+    assert "engine.max_batch_rows" in line and "sft.batch_size" in line
 
 
 @pytest.fixture(scope="module")

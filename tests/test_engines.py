@@ -255,6 +255,28 @@ def test_prompts_keep_to_their_memory(tiny_model: Path, samples: list[Sample], m
     assert max(sizes) <= max_bytes
 
 
+@pytest.mark.parametrize("num_left", [0, 1, 2, 5, 7])
+def test_it_goes_on_after_memory_has_run_out(
+    tiny_model: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, num_left: int
+) -> None:
+    prompts = [to_prompt(sample) for sample in samples]
+    expected = [[one.text for one in group] for group in load(tiny_model).sample(prompts, 2, SAMPLED)]
+    engine = load(tiny_model)
+    engine.sample(prompts[:2], 2, SAMPLED.model_copy(update={"max_new_tokens": 3}))
+    left = iter(range(num_left))
+    make = SharedPrefixCache._zeros
+
+    def tight(cache: SharedPrefixCache, *shape: int) -> torch.Tensor:
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError
+        return make(cache, *shape)
+
+    with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
+        patched.setattr(SharedPrefixCache, "_zeros", tight)
+        engine.sample(prompts, 2, SAMPLED)
+    assert [[one.text for one in group] for group in engine.sample(prompts, 2, SAMPLED)] == expected
+
+
 def test_tokens_that_completions_agree_on_are_computed_once(tiny_model: Path, samples: list[Sample]) -> None:
     engine = load(tiny_model)
     num_rows: list[int] = []

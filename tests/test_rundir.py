@@ -140,6 +140,26 @@ def test_a_changed_config_is_refused_by_key(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_goes_on_with_other_settings_of_how_its_work_is_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sft = {"batch_size": 16, "gradient_accumulation": 1}
+    with open_run(tmp_path, make_config(tmp_path, sft=sft)) as run:
+        run.iteration(1).stage(CALLS, lambda: [call(1)])
+    smaller = {"batch_size": 4, "gradient_accumulation": 4, "gradient_checkpointing": True}
+    engine = {"max_batch_rows": 8, "prefix_cache_gb": 1.0}
+    with open_run(tmp_path, make_config(tmp_path, sft=smaller, engine=engine)):
+        pass
+    assert "goes on with engine.max_batch_rows = 8 (was 128)" in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text())["sft"]["batch_size"] == 4
+    with (
+        pytest.raises(RunDirError, match=r"sft.batch_size \* gradient_accumulation \(was 16, now 8\); "),
+        open_run(tmp_path, make_config(tmp_path, sft={**smaller, "batch_size": 2}, engine=engine)),
+    ):
+        pass
+
+
 def test_what_has_come_to_no_work_takes_another_config(tmp_path: Path) -> None:
     def fail() -> Iterator[ToolCall]:
         yield call(1)

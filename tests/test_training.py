@@ -96,6 +96,21 @@ def test_a_killed_training_ends_in_the_same_weights(
     assert all((files[0][name] == files[1][name]).all() for name in files[0])
 
 
+def test_a_killed_training_goes_on_with_smaller_batches(
+    tmp_path: Path, tiny_model: Path, corpus: list[Example]
+) -> None:
+    base, large = Checkpoint(model=str(tiny_model)), {"batch_size": 4, "gradient_accumulation": 1}
+    small = {"batch_size": 2, "gradient_accumulation": 2}
+    fit(tmp_path / "whole", base, corpus, make_config(**large))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "killed", base, corpus, make_config(**large), progress=Kill(5))
+    fit(tmp_path / "killed", base, corpus, make_config(**small))
+    assert [num_steps_of(Checkpoint(model=str(tmp_path / name / "model"))) for name in ("whole", "killed")] == [6, 6]
+    files = [load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "killed")]
+    for name in files[0]:
+        torch.testing.assert_close(files[0][name], files[1][name], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
 def test_a_schedule_over_the_run_is_that_of_one_long_training(
     tmp_path: Path, tiny_model: Path, corpus: list[Example], monkeypatch: pytest.MonkeyPatch, scheduler: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args
@@ -438,6 +439,37 @@ class Config(Record):
     def draws_greedy(self) -> bool:
         """Whether rollouts draw the greedy answer too."""
         return self.corpus.drafts == "greedy" and self.corpus.refine_per_sample > 0
+
+
+HOW = {
+    "engine": {
+        *("max_batch_rows", "prefix_cache_gb"),
+        *("base_url", "launch", "launch_s", "launch_log", "api_key_env"),
+        *("concurrency", "timeout_s", "max_retries", "retry_pause_s", "refused"),
+    },
+    "sft": {
+        "batch_size",
+        "gradient_accumulation",
+        "packing",
+        "gradient_checkpointing",
+        "checkpoint_steps",
+        "report_to",
+    },
+}
+"""Section -> what in it says how work is done, not what comes of it but for rounding: a run may go on with another."""
+
+
+def essence(settings: Any, section: str = "") -> Any:
+    """JSON of settings without HOW, but with the number of examples of an optimizer step."""
+    if isinstance(settings, list):
+        return [essence(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {key: essence(value, key) for key, value in settings.items() if key not in HOW.get(section, ())}
+    if section == "sft":
+        factors = ("batch_size", "gradient_accumulation")
+        found[" * ".join(factors)] = math.prod(settings.get(factor, 1) for factor in factors)
+    return found
 
 
 def describe(error: ValidationError, record: type[BaseModel] | None = None) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import time
@@ -21,8 +22,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from toolrefine.config import essence
 from toolrefine.errors import RunDirError
 from toolrefine.types import Checkpoint, EvalItem, Example, Group, Record, Sample, Selected, Suspect
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
 P = ParamSpec("P")
@@ -245,7 +249,7 @@ def open_run(
 def check_config(path: Path, config: Record, may_grow: Collection[str] = ()) -> None:
     """Write the config of a new run, or compare it with the one that the run was started with.
 
-    Numbers that may grow are taken where they have grown.
+    Numbers that may grow are taken where they have grown, and HOW as it is now.
 
     A run that has come to no work takes another config: what has failed at once does not stand in the way of what mends
     it.
@@ -258,14 +262,16 @@ def check_config(path: Path, config: Record, may_grow: Collection[str] = ()) -> 
         write_json(path, wanted)
         return
     started = read_json(path)
-    changes = [change for change in differences(started, wanted) if change[1] != change[2]]
     changed = [
         f"{key} (was {json.dumps(old)}, now {json.dumps(new)})"
-        for key, old, new in changes
-        if key not in may_grow or new < old
+        for key, old, new in differences(essence(started), essence(wanted))
+        if old != new and (key not in may_grow or new < old)
     ]
     if not changed:
-        if changes:
+        for key, old, new in differences(started, wanted):
+            if old != new:
+                log.info("%s: goes on with %s = %s (was %s)", path.parent, key, json.dumps(new), json.dumps(old))
+        if started != wanted:
             write_json(path, wanted)
         return
     if has_work(path.parent):

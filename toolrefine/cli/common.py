@@ -54,6 +54,10 @@ TemplateKwargs = Annotated[
 ]
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SAVE_MEMORY = (
+    "to sample in less, lower engine.max_batch_rows or engine.prefix_cache_gb; to train in less, halve sft.batch_size "
+    "and double sft.gradient_accumulation, or set sft.gradient_checkpointing=true; a run goes on with these from here"
+)
 
 _debug = False
 
@@ -113,6 +117,8 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
                 raise
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 problem = f"{error}; make room, and the same command goes on from here"
+            elif type(error).__name__ == "OutOfMemoryError":  # torch's; torch itself is not imported for that
+                problem = f"{str(error).partition('. ')[0]}; {SAVE_MEMORY}"
             else:
                 problem = f"{type(error).__name__}: {error} (toolrefine --debug shows where)"
             typer.echo(f"error: {problem}", err=True)

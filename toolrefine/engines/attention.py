@@ -42,6 +42,12 @@ class Prefix(NamedTuple):
         return min(num_common(self.ids, ids), len(ids) - 1)
 
 
+def _smallest(layers: Layers) -> tuple[int, int]:
+    """Slots or rows, and places of tokens, that all layers have room for: memory may have run out while they grew."""
+    slots, places = zip(*(values.shape[::2] for _, values in layers), strict=True)
+    return min(slots), min(places)
+
+
 def num_places(num_tokens: int) -> int:
     """Tokens that there is room for in a slot of a cache that holds num_tokens."""
     return -(-num_tokens // 64) * 64
@@ -63,31 +69,37 @@ class SharedPrefixCache(Cache):
         """Which slot is at each place of the first dimension of `prefix`."""
         self.lengths: dict[int, int] = {}
         """Slot -> tokens of its prompt."""
-        self.prefix: Layers = [self._zeros(0, 0) for _ in range(num_layers)]
+        self.prefix: Layers = [self._make_prefix(0, 0) for _ in range(num_layers)]
         """Keys (places, H, D, P) and values (places, H, P, D), with room for more slots and tokens."""
-        self.suffix: Layers = []
+        self.suffix: Layers = [self._make_suffix(0, 0) for _ in range(num_layers)]
         """Keys and values (rows, H, S, D), with room for more rows and tokens."""
         self.rows: Rows
 
     def reserve(self, num_slots: int, num_tokens: int, max_slots: int) -> None:
         """Make room for num_slots slots in all, of num_tokens tokens; for more of them only up to max_slots."""
-        slots, places = self.prefix[0][1].shape[::2]
+        slots, places = _smallest(self.prefix)
         if slots >= num_slots and places >= num_tokens:
             return
         slots = max(num_slots, min(slots if slots >= num_slots else slots * 3 // 2, max_slots))
         used, longest = len(self.slots), max(self.lengths.values(), default=0)
         # Layer by layer, so that no more than one is in memory twice.
         for layer, (old_keys, old_values) in enumerate(self.prefix):
-            keys, values = self._zeros(slots, num_places(num_tokens))
+            keys, values = self._make_prefix(slots, num_places(num_tokens))
             keys[:used, :, :, :longest] = old_keys[:used, :, :, :longest]
             values[:used, :, :longest] = old_values[:used, :, :longest]
             self.prefix[layer] = keys, values
 
-    def _zeros(self, slots: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer: what is masked must still be finite."""
+    def _make_prefix(self, slots: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         h, d = self.num_heads, self.head_dim
-        keys = torch.zeros((slots, h, d, places), dtype=self.dtype, device=self.device)
-        return keys, keys.new_zeros((slots, h, places, d))
+        return self._zeros(slots, h, d, places), self._zeros(slots, h, places, d)
+
+    def _make_suffix(self, rows: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        h, d = self.num_heads, self.head_dim
+        return self._zeros(rows, h, places, d), self._zeros(rows, h, places, d)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        """Not empty: what is masked must still be finite."""
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def add(
         self,
@@ -180,19 +192,16 @@ class SharedPrefixCache(Cache):
                 self.slots[place] = slot
 
     def _make_rows(self, rows: int, places: int) -> None:
-        have = self.suffix[0][0].shape if self.suffix else torch.Size((0, 0, 0, 0))
-        if have[0] >= rows and have[2] >= places:
+        have_rows, have_places = _smallest(self.suffix)
+        if have_rows >= rows and have_places >= places:
             return
-        rows = max(have[0], rows if rows <= 32 else -(-rows // 64) * 64)
-        places = have[2] if have[2] >= places else max(32, 2 * have[2], places)
-        grown = []
-        for index, (_, values) in enumerate(self.prefix):
-            shape = (rows, values.shape[1], places, values.shape[3])
-            layer = values.new_zeros(shape), values.new_zeros(shape)
-            for new, old in zip(layer, self.suffix[index] if self.suffix else (), strict=False):
-                new[: have[0], :, : have[2]] = old
-            grown.append(layer)
-        self.suffix = grown
+        rows = max(have_rows, rows if rows <= 32 else -(-rows // 64) * 64)
+        places = have_places if have_places >= places else max(32, 2 * have_places, places)
+        for layer, (old_keys, old_values) in enumerate(self.suffix):
+            keys, values = self._make_suffix(rows, places)
+            keys[:have_rows, :, :have_places] = old_keys[:have_rows, :, :have_places]
+            values[:have_rows, :, :have_places] = old_values[:have_rows, :, :have_places]
+            self.suffix[layer] = keys, values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
