@@ -15,7 +15,7 @@ from conftest import make_tiny_model
 from fake_server import fake_server
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import AutoModelForCausalLM, DynamicCache, Gemma3Config, Gemma3ForConditionalGeneration
 
 from toolrefine.config import EngineConfig, PromptConfig, RefinementConfig
 from toolrefine.datasets.toolworld import generate
@@ -240,8 +240,9 @@ def test_prompts_keep_to_their_memory(tiny_model: Path, samples: list[Sample], m
     nums_slots: list[int] = []
     add = SharedPrefixCache.add
 
-    def measured(cache: SharedPrefixCache, *arguments: Any) -> None:
-        add(cache, *arguments)
+    def measured(cache: SharedPrefixCache, slots: Sequence[int], prefilled: DynamicCache, *rest: Any) -> None:
+        add(cache, slots, prefilled, *rest)
+        assert len(slots) == 1 or sum(2 * layer.keys.nbytes for layer in prefilled.layers) <= max_bytes / 4
         sizes.append(sum(each.nbytes for layer in cache.prefix for each in layer))
         nums_slots.append(len(cache.slots))
 

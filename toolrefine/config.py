@@ -129,10 +129,10 @@ class EngineConfig(Record):
     """transformers: sample only what names the prompt's tools and fits their schemas, or calls none; needs
     toolrefine[grammar]. Formats pythonic, hermes, llama3_json and xlam."""
     max_batch_rows: int = Field(default=128, ge=1)
-    """Completions worked on at once."""
+    """Completions worked on at once. The keys and values of what they say come on top of prefix_cache_gb."""
     prefix_cache_gb: float = Field(default=4.0, ge=0.0)
     """Memory for the keys and values of the prompts worked on at once, when answers are scored, too; there is room for
-    one prompt always."""
+    one prompt always. While prompts are read they take a quarter more."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
     base_url: str = ""

@@ -109,10 +109,13 @@ class SharedPrefixDecoder:
         self.cache = SharedPrefixCache(num_layers, num_heads, head_dim, model.dtype, model.device)
         self.token_bytes: int = 2 * num_layers * num_heads * head_dim * model.dtype.itemsize
         """Keys and values of a token."""
+        self.prefill_tokens = PREFILL_TOKENS[model.device.type]
 
     def reserve(self, num_slots: int, num_tokens: int, max_bytes: float) -> None:
         """See Decoder."""
         self.cache.reserve(num_slots, num_tokens, int(max_bytes // self.slot_bytes(num_tokens)))
+        # What is prefilled stands beside the slots until it is copied into them.
+        self.prefill_tokens = min(PREFILL_TOKENS[self.model.device.type], int(max_bytes / 4 // self.token_bytes))
 
     def add(self, slots: Sequence[int], prompts: Sequence[list[int]], known: Sequence[Prefix | None]) -> torch.Tensor:
         """Right padding and causal attention: no mask is needed, what follows a prompt's end is never looked at.
@@ -127,7 +130,7 @@ class SharedPrefixDecoder:
         rests = [ids[num:] for ids, num in zip(prompts, shared, strict=True)]
         states = []
         start = 0
-        for part in parts(rests, PREFILL_TOKENS[device.type]):
+        for part in parts(rests, self.prefill_tokens):
             places = slice(start, start + len(part))
             start += len(part)
             lengths = torch.tensor([len(ids) for ids in part])
