@@ -22,7 +22,7 @@ from toolrefine.datasets.toolworld import generate
 from toolrefine.engines import NO_ROOM, Accept, SamplingParams, attention
 from toolrefine.engines.attention import Beginnings, Prefix, SharedPrefixCache
 from toolrefine.engines.batching import Batch, choose
-from toolrefine.engines.decoding import ExpandedDecoder, SharedPrefixDecoder
+from toolrefine.engines.decoding import PREFILL_TOKENS, ExpandedDecoder, SharedPrefixDecoder
 from toolrefine.engines.openai import OpenAIEngine
 from toolrefine.engines.scoring import answer_ids
 from toolrefine.engines.transformers import TransformersEngine, noise
@@ -197,6 +197,21 @@ def test_logits_in_waves_are_those_of_a_full_forward(
     engine.eos_ids |= ends
     engine.sample([to_prompt(sample) for sample in samples[:16]], 8, params, solves_some)
     recorder.check(tiny_model)
+
+
+@pytest.mark.parametrize("params", [SAMPLED, PEAKED], ids=["sampled", "peaked"])
+@pytest.mark.parametrize("family", ["Qwen3", "Llama"])
+def test_logits_are_those_of_a_full_forward_in_the_batches_of_a_gpu(
+    tmp_path: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, family: str, params: SamplingParams
+) -> None:
+    path = make_model(tmp_path, family)
+    gpu, size_class = torch.device("cuda"), attention._size_class
+    monkeypatch.setattr(attention, "_size_class", lambda num_rows, device: size_class(num_rows, gpu))
+    monkeypatch.setitem(PREFILL_TOKENS, "cpu", PREFILL_TOKENS["cuda"])
+    engine, recorder = load(path, max_batch_rows=16), Recorder(monkeypatch)
+    engine.eos_ids |= {*range(0, 512, 20)}
+    engine.sample([to_prompt(sample) for sample in samples[:16]], 8, params, solves_some)
+    recorder.check(path)
 
 
 @pytest.mark.parametrize("family", ["Qwen3", "Llama", "Gemma"])

@@ -132,7 +132,8 @@ class EngineConfig(Record):
     """Completions worked on at once. The keys and values of what they say come on top of prefix_cache_gb."""
     prefix_cache_gb: float = Field(default=4.0, ge=0.0)
     """Memory for the keys and values of the prompts worked on at once, when answers are scored, too; there is room for
-    one prompt always. While prompts are read they take a quarter more."""
+    one prompt always. While prompts are read they take a quarter more. Where each completion has a copy of its prompt
+    (docs/engines.md) max_batch_rows alone bounds them."""
     trust_remote_code: bool = False
     """Run code that a model repository brings. Off unless you trust its author."""
     base_url: str = ""
