@@ -239,6 +239,12 @@ Y = {"properties": {"y": {"type": "string"}}, "required": ["y"]}
         ({"properties": KIND, "additionalProperties": {}}, [{"more": 1}, {"m": 1, "kind": "a"}], [{"kind": 1}]),
         ({"properties": KIND, "additionalProperties": False}, [{"kind": "a"}, {}], [{"more": 1}]),
         (
+            {"properties": KIND, "additionalProperties": {"type": "integer"}, "required": ["more", "kind"]},
+            [{"more": 1, "kind": "a"}, {"m": 2, "kind": "a", "more": 1}],
+            [{"kind": "a"}, {"kind": "a", "m": 1}],
+        ),
+        ({"required": ["more"]}, [{"more": [1]}, {"m": 1, "more": "a"}], [{}, {"m": 1}]),
+        (
             {"properties": {"o": {"enum": ["\x7f", "\u00e9", "\U0001f600"]}}},
             [{"o": "\x7f"}, {"o": "\u00e9"}, {"o": "\U0001f600"}],
             [{"o": "e"}, {"o": "\u00e8"}],

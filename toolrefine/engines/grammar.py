@@ -230,15 +230,15 @@ class Rules:
         return self.rule(self._either([self._members(way, keys, depth) for way in ways(schema)]))
 
     def _members(self, schema: dict[str, Any], keys: Keys, depth: int) -> str:
-        listed = schema.get("properties")
-        properties = {} if not isinstance(listed, dict) else {key: listed[key] for key in listed if keys.can_write(key)}
+        properties = {name: value for name, value in properties_of(schema).items() if keys.can_write(name)}
         required = required_names(schema)
         names = [*required, *(name for name in properties if name not in required)][:MAX_PROPERTIES]
         members = [self.rule(f"{keys.write(name)} {self.value(properties[name], depth + 1)}") for name in names]
         other = ""
-        if not isinstance(listed, dict) or may_have_more(schema):
-            more = "any" if "patternProperties" in schema else self.value(schema.get("additionalProperties"), depth + 1)
-            other = self.rule(f"{keys.write_other(self._all_but(properties, keys))} {more}")
+        if is_open(schema):
+            other = self.rule(
+                f"{keys.write_other(self._all_but(properties, keys))} {self.value(other_schema(schema), depth + 1)}"
+            )
         if not members:
             return self.rule(f"({other} ({_COMMA} {other})*)?") if other else '""'
         name = self.orders.setdefault((tuple(members), len(required), other), f"order{len(self.orders)}")
@@ -326,5 +326,25 @@ def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def required_names(schema: dict[str, Any]) -> list[str]:
     """The required ones among the properties of an object."""
+    wanted = schema.get("required")
+    return [name for name in properties_of(schema) if name in wanted] if isinstance(wanted, list) else []
+
+
+def properties_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """The properties of an object, those that it must have without listing them among them, where it may."""
     listed, wanted = schema.get("properties"), schema.get("required")
-    return [name for name in listed if name in wanted] if isinstance(listed, dict) and isinstance(wanted, list) else []
+    properties = listed if isinstance(listed, dict) else {}
+    if not is_open(schema) or not isinstance(wanted, list):
+        return properties
+    unlisted = [name for name in wanted if isinstance(name, str) and name not in properties]
+    return properties | dict.fromkeys(unlisted, other_schema(schema))
+
+
+def is_open(schema: dict[str, Any]) -> bool:
+    """Whether an object may have other properties than those listed."""
+    return not isinstance(schema.get("properties"), dict) or may_have_more(schema)
+
+
+def other_schema(schema: dict[str, Any]) -> Any:
+    """What properties that are not listed must look like, as far as it is the same for all."""
+    return None if "patternProperties" in schema else schema.get("additionalProperties")
