@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,27 @@ class Kill(Silent):
     def advance(self, done: int) -> None:
         if done == self.step:
             raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}], ids=["all weights", "lora"])
+def test_a_training_leaves_nothing_in_memory(
+    tmp_path: Path,
+    tiny_model: Path,
+    corpus: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+    lora: dict[str, int] | None,
+) -> None:
+    models: list[weakref.ref[Any]] = []
+    load = trainer.load_trainable
+
+    def watched(*arguments: Any) -> Any:
+        model = load(*arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(trainer, "load_trainable", watched)
+    fit(tmp_path, Checkpoint(model=str(tiny_model)), corpus, make_config(max_steps=2, lora=lora))
+    assert [model() for model in models] == [None]
 
 
 @pytest.mark.parametrize("span", ["iteration", "run"])

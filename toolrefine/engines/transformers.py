@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 from toolrefine.chat import Chat
 from toolrefine.config import EngineConfig, PromptConfig
@@ -75,8 +76,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Free the model's memory."""
         del self.model, self.decoder
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_device_cache()
 
     def sample(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, accept: Accept | None = None

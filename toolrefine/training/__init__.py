@@ -46,9 +46,13 @@ def sft(
     """
     # A kill while the checkpoints were deleted has left the whole model.
     if not (partial / FACTS).exists():
+        from accelerate.utils.memory import clear_device_cache
+
         from toolrefine.training.trainer import fit
 
         fit(partial, final, base, corpus, config, iteration=iteration, progress=progress, max_steps=max_steps)
+        # The Trainer holds weights and optimizer in cycles, and the next model needs their memory.
+        clear_device_cache(garbage_collection=True)
     shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
     if config.sft.lora is None:
         return Checkpoint(model=str(final), iteration=iteration)
