@@ -445,7 +445,7 @@ class Config(Record):
 HOW = {
     "engine": {
         *("max_batch_rows", "prefix_cache_gb"),
-        *("base_url", "launch", "launch_s", "launch_log", "api_key_env"),
+        *("base_url", "served_model", "launch", "launch_s", "launch_log", "api_key_env"),
         *("concurrency", "timeout_s", "max_retries", "retry_pause_s", "refused"),
     },
     "sft": {
