@@ -233,8 +233,8 @@ def gain_table(what: str, groups: Sequence[Group]) -> str:
             pair = group.compare("draft", name)
             head = ["", ""] if number else [group.condition, percent(group.accuracy("draft"))]
             cost = f"{group.mean(name, calls):.2f}"
-            rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}"])
-    columns = (what, "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens")
+            rows.append([*head, name, *points(pair), cost, f"{group.mean(name, tokens):.0f}", f"{pair.n:,}"])
+    columns = (what, "drafts right, %", "", "points", "95 %", "fixed / broken", "calls", "tokens", "n")
     return table(columns, rows)
 
 
