@@ -280,15 +280,15 @@ def test_it_goes_on_after_memory_has_run_out(
     engine = load(tiny_model)
     engine.sample(prompts[:2], 2, SAMPLED.model_copy(update={"max_new_tokens": 3}))
     left = iter(range(num_left))
-    make = SharedPrefixCache._zeros
+    move = attention._moved
 
-    def tight(cache: SharedPrefixCache, *shape: int) -> torch.Tensor:
+    def tight(*arguments: Any) -> torch.Tensor:
         if next(left, None) is None:
             raise torch.OutOfMemoryError
-        return make(cache, *shape)
+        return move(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(torch.OutOfMemoryError):
-        patched.setattr(SharedPrefixCache, "_zeros", tight)
+        patched.setattr(attention, "_moved", tight)
         engine.sample(prompts, 2, SAMPLED)
     assert [[one.text for one in group] for group in engine.sample(prompts, 2, SAMPLED)] == expected
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, Cache, DynamicCache
 
@@ -48,6 +49,13 @@ def _smallest(layers: Layers) -> tuple[int, int]:
     return min(slots), min(places)
 
 
+def _moved(old: torch.Tensor, shape: tuple[int, ...], used: tuple[slice, ...]) -> torch.Tensor:
+    """Room of another shape with what is used of the old one; the rest holds zeros: what is masked must be finite."""
+    new = old.new_zeros(shape)
+    new[used] = old[used]
+    return new
+
+
 def num_places(num_tokens: int) -> int:
     """Tokens that there is room for in a slot of a cache that holds num_tokens."""
     return -(-num_tokens // 64) * 64
@@ -64,14 +72,15 @@ class SharedPrefixCache(Cache):
     ) -> None:
         """num_heads is H, head_dim D."""
         super().__init__(layers=[])
-        self.num_heads, self.head_dim, self.dtype, self.device = num_heads, head_dim, dtype, device
+        self.device = device
         self.slots: list[int] = []
         """Which slot is at each place of the first dimension of `prefix`."""
         self.lengths: dict[int, int] = {}
         """Slot -> tokens of its prompt."""
-        self.prefix: Layers = [self._make_prefix(0, 0) for _ in range(num_layers)]
+        nothing = torch.empty((0, num_heads, 0, head_dim), dtype=dtype, device=device)
+        self.prefix: Layers = [(nothing.transpose(2, 3), nothing)] * num_layers
         """Keys (places, H, D, P) and values (places, H, P, D), with room for more slots and tokens."""
-        self.suffix: Layers = [self._make_suffix(0, 0) for _ in range(num_layers)]
+        self.suffix: Layers = [(nothing, nothing)] * num_layers
         """Keys and values (rows, H, S, D), with room for more rows and tokens."""
         self.rows: Rows
 
@@ -82,24 +91,14 @@ class SharedPrefixCache(Cache):
             return
         slots = max(num_slots, min(slots if slots >= num_slots else slots * 3 // 2, max_slots))
         used, longest = len(self.slots), max(self.lengths.values(), default=0)
+        places = num_places(num_tokens)
         # Layer by layer, so that no more than one is in memory twice.
-        for layer, (old_keys, old_values) in enumerate(self.prefix):
-            keys, values = self._make_prefix(slots, num_places(num_tokens))
-            keys[:used, :, :, :longest] = old_keys[:used, :, :, :longest]
-            values[:used, :, :longest] = old_values[:used, :, :longest]
-            self.prefix[layer] = keys, values
-
-    def _make_prefix(self, slots: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        h, d = self.num_heads, self.head_dim
-        return self._zeros(slots, h, d, places), self._zeros(slots, h, places, d)
-
-    def _make_suffix(self, rows: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        h, d = self.num_heads, self.head_dim
-        return self._zeros(rows, h, places, d), self._zeros(rows, h, places, d)
-
-    def _zeros(self, *shape: int) -> torch.Tensor:
-        """Not empty: what is masked must still be finite."""
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        for layer, (keys, values) in enumerate(self.prefix):
+            _, h, d, _ = keys.shape
+            self.prefix[layer] = (
+                _moved(keys, (slots, h, d, places), np.s_[:used, :, :, :longest]),
+                _moved(values, (slots, h, places, d), np.s_[:used, :, :longest]),
+            )
 
     def add(
         self,
@@ -197,11 +196,10 @@ class SharedPrefixCache(Cache):
             return
         rows = max(have_rows, rows if rows <= 32 else -(-rows // 64) * 64)
         places = have_places if have_places >= places else max(32, 2 * have_places, places)
-        for layer, (old_keys, old_values) in enumerate(self.suffix):
-            keys, values = self._make_suffix(rows, places)
-            keys[:have_rows, :, :have_places] = old_keys[:have_rows, :, :have_places]
-            values[:have_rows, :, :have_places] = old_values[:have_rows, :, :have_places]
-            self.suffix[layer] = keys, values
+        used = np.s_[:have_rows, :, :have_places]
+        for layer, (keys, values) in enumerate(self.suffix):
+            _, h, _, d = keys.shape
+            self.suffix[layer] = _moved(keys, (rows, h, places, d), used), _moved(values, (rows, h, places, d), used)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

@@ -109,7 +109,8 @@ class SharedPrefixDecoder:
         self.cache = SharedPrefixCache(num_layers, num_heads, head_dim, model.dtype, model.device)
         self.token_bytes: int = 2 * num_layers * num_heads * head_dim * model.dtype.itemsize
         """Keys and values of a token."""
-        self.prefill_tokens = PREFILL_TOKENS[model.device.type]
+        self.prefill_tokens: int
+        """In one forward pass, as reserve has found."""
 
     def reserve(self, num_slots: int, num_tokens: int, max_bytes: float) -> None:
         """See Decoder."""
